@@ -1,0 +1,54 @@
+# The two commands of the README are `make run` and `make test`. Both install what they need and can
+# be run again at any time. `make bench` measures; `make modules` builds every guest.
+
+CARGO ?= cargo
+TARGET := wasm32-wasip2
+# One profile for run, test and bench: wasmtime is built once, and what is tested is what is shipped.
+HOST := --release --locked
+
+# A guest is a folder below guests/ or examples/ whose package builds one component, named like it.
+GUESTS := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard guests/*/Cargo.toml)))
+EXAMPLES := $(filter-out embedding,$(notdir $(patsubst %/Cargo.toml,%,$(wildcard examples/*/Cargo.toml))))
+BUILT := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/guest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup guests modules run test lint bench
+
+help:
+	@echo "make run      build Docket and the demonstration guests, and run them"
+	@echo "make test     build everything and run every test"
+	@echo "make bench    measure, against floors measured in the same run"
+	@echo "make lint     formatting and clippy"
+	@echo "make modules  build every guest component, for tests by hand"
+
+# Rust itself is the one thing that must be there; its target for guests is added here.
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs and run this again"; exit 1; }
+	@rustc --print target-libdir --target $(TARGET) | xargs test -d || { \
+		echo "installing the Rust target $(TARGET)"; rustup target add $(TARGET); }
+
+guests: setup
+	@echo "building the demonstration guests"
+	$(CARGO) build --locked --profile guest --target $(TARGET) $(foreach g,$(GUESTS),-p guest-$(subst _,-,$(g)))
+	@for g in $(GUESTS); do cmp -s $(BUILT)/$$g.wasm guests/$$g.wasm || cp $(BUILT)/$$g.wasm guests/$$g.wasm; done
+
+modules: guests
+	@echo "building the examples and the test fixtures"
+	$(CARGO) build --locked --profile guest --target $(TARGET) $(foreach e,$(EXAMPLES),-p example-$(subst _,-,$(e)))
+	@for e in $(EXAMPLES); do cmp -s $(BUILT)/$$e.wasm examples/$$e/$$e.wasm || cp $(BUILT)/$$e.wasm examples/$$e/$$e.wasm; done
+	$(CARGO) build --locked --profile guest --target $(TARGET) -p docket-fixtures --examples
+
+run: guests
+	$(CARGO) build $(HOST) -p docket-host
+	@echo "docket-host run --module-dir guests/"
+	@$(or $(CARGO_TARGET_DIR),target)/release/docket-host run --module-dir guests/
+
+test: modules lint
+	$(CARGO) test $(HOST) --workspace
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(HOST) --workspace --all-targets -- -D warnings
+
+bench: modules
+	$(CARGO) bench --locked -p docket-graph -p docket-runtime -p docket-tests

@@ -1,0 +1,44 @@
+//! Decides: reads what step modules declare, infers the graph of typed steps, plans what one target
+//! needs, and says at each completion what to do next.
+//!
+//! Pure. Nothing here waits, reads a clock, draws a random number, opens a file or calls a guest;
+//! delays and chances are arguments, and what is to be done is returned as data.
+//!
+//! The stages are types: [`RawModule`] (as declared) → [`ModuleDecl`] (parsed) → [`Graph`] (inferred and
+//! checked) → [`Plan`] (what one target needs) → [`Progress`] (one execution of a plan).
+//!
+//! The `mod` list is the reading order, and a module refers only to modules above it.
+
+mod port;
+mod policy;
+mod fault;
+mod declaration;
+mod schema;
+mod compatible;
+mod edges;
+mod cycle;
+mod nearest;
+mod graph;
+mod plan;
+mod progress;
+mod render;
+
+pub use declaration::{
+    ModuleDecl, RawBackoff, RawModule, RawPersistence, RawPolicy, RawPort, RawRetry, RawStep, StepDecl,
+};
+pub use fault::{Fault, GraphErrors, Place, PolicyError, Position};
+pub use graph::{Graph, PortId, Step, StepId};
+pub use plan::{
+    DefaultError, NodeId, Plan, PlanErrors, PlanFault, Source, Unused, default_input, default_target,
+};
+pub use policy::{
+    Backoff, FailureClass, Growth, Jitter, LONGEST_DELAY, Match, Persistence, Policy, Reclassify, Retry,
+    Scope,
+};
+pub use port::{Arity, Port, PortDecl, PortError, StepName, StepNameError};
+pub use progress::{Action, Completion, Conclusion, Progress, State, StopReason};
+pub use render::{Format, dot, json, mermaid, render, svg, tree};
+pub use schema::{Schema, WireFault, WireReason};
+
+/// The reflection library, for callers that decode by a [`Graph`]'s descriptors.
+pub use prost_reflect;

@@ -1,0 +1,99 @@
+//! What every drawing shows: steps, leaves and final outputs as nodes, and what flows between them as edges.
+
+use std::collections::HashMap;
+
+use crate::graph::{Graph, PortId};
+use crate::nearest::short;
+use crate::port::Arity;
+
+/// A graph as boxes and arrows. Steps are first, by name, then leaves and outputs, by text.
+pub(super) struct Drawing {
+    pub(super) nodes: Vec<Node>,
+    pub(super) edges: Vec<Edge>,
+}
+
+pub(super) struct Node {
+    pub(super) shape: Shape,
+    pub(super) label: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Step,
+    Leaf,
+    Output,
+}
+
+/// An arrow between two positions of the list of nodes.
+pub(super) struct Edge {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    /// The port, where neither end is the port itself, and whether many flow.
+    pub(super) label: String,
+}
+
+impl Drawing {
+    pub(super) fn of(graph: &Graph) -> Self {
+        let names = Names::of(graph);
+        let mut nodes: Vec<Node> = graph
+            .steps()
+            .map(|(_, step)| Node { shape: Shape::Step, label: step.name.as_str().to_owned() })
+            .collect();
+        let mut leaves: HashMap<PortId, usize> = HashMap::new();
+        for leaf in graph.leaves() {
+            leaves.insert(*leaf, nodes.len());
+            nodes.push(Node { shape: Shape::Leaf, label: names.of_port(*leaf) });
+        }
+        let mut edges = Vec::new();
+        for (id, step) in graph.steps() {
+            for (position, (port, arity)) in step.inputs.iter().enumerate() {
+                if step.inputs[..position].contains(&(*port, *arity)) {
+                    continue;
+                }
+                let (from, label) = match graph.producer(*port) {
+                    Some(producer) => (producer.index(), names.of_port(*port)),
+                    None => (leaves[port], String::new()),
+                };
+                edges.push(Edge { from, to: id.index(), label: with_arity(label, *arity) });
+            }
+        }
+        for port in graph.outputs() {
+            if let Some(producer) = graph.producer(*port) {
+                let label = with_arity(String::new(), graph.arity(*port));
+                edges.push(Edge { from: producer.index(), to: nodes.len(), label });
+                nodes.push(Node { shape: Shape::Output, label: names.of_port(*port) });
+            }
+        }
+        Self { nodes, edges }
+    }
+}
+
+fn with_arity(label: String, arity: Arity) -> String {
+    match arity {
+        Arity::One => label,
+        Arity::Many if label.is_empty() => "many".to_owned(),
+        Arity::Many => format!("{label} (many)"),
+    }
+}
+
+/// Ports as drawings name them: without the package, where that is clear.
+struct Names(Vec<String>);
+
+impl Names {
+    fn of(graph: &Graph) -> Self {
+        let full: Vec<String> = graph.ports().map(|(_, port)| port.to_string()).collect();
+        let mut times: HashMap<&str, u32> = HashMap::new();
+        for text in &full {
+            *times.entry(short(text)).or_default() += 1;
+        }
+        Self(
+            full.iter()
+                .map(|text| if times[short(text)] == 1 { short(text) } else { text }.to_owned())
+                .collect(),
+        )
+    }
+
+    fn of_port(&self, port: PortId) -> String {
+        self.0[port.index()].clone()
+    }
+}

@@ -1,0 +1,286 @@
+//! The machine of one execution, over random graphs, orders of completion and outcomes.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use docket_graph::prost_reflect::DescriptorPool;
+use docket_graph::{
+    Action, Completion, Conclusion, FailureClass, NodeId, Plan, Progress, Retry, State, StopReason,
+};
+use proptest::prelude::*;
+
+use crate::support::{node_port, numbered, pool};
+
+/// Runs two executions on one script, and checks each action against what a bystander knows.
+fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &DescriptorPool) {
+    let graph = numbered(nodes, pool).unwrap();
+    let plan = Plan::of(&graph, &node_port(nodes.len() - 1), &[]).unwrap();
+    let max = |node: NodeId| max_attempts[node.index() % max_attempts.len()];
+    let retry = |node| Retry { max_attempts: NonZeroU32::new(max(node)).unwrap(), ..Retry::once() };
+    let mut bystander = Bystander {
+        plan: &plan,
+        seen: vec![Seen { began: 0, running: false, stopping: false, good: false }; plan.len()],
+        root: None,
+        finished: None,
+    };
+    let mut progress = Progress::new(&plan, retry);
+    let mut actions = Vec::new();
+    progress.start(&mut actions);
+    bystander.watch(&actions, &progress, max);
+    let mut script = script.iter().copied().cycle();
+    let mut next = move || script.next().unwrap();
+    // A script that repeats itself may say nothing but stop.
+    let mut stops = 3;
+    while bystander.finished.is_none() {
+        actions.clear();
+        if stops > 0 && next() % 40 == 0 {
+            stops -= 1;
+            let reason =
+                [StopReason::Cancelled, StopReason::Deadline, StopReason::Shutdown][next() as usize % 3];
+            bystander.root.get_or_insert(Conclusion::Stopped(reason));
+            progress.stop(reason, &mut actions);
+            bystander.watch(&actions, &progress, max);
+            continue;
+        }
+        let running: Vec<NodeId> =
+            plan.nodes().map(|(n, _)| n).filter(|n| bystander.seen[n.index()].running).collect();
+        let node = running[next() as usize % running.len()];
+        let completion = completion(next(), bystander.seen[node.index()].stopping);
+        bystander.tell(node, &completion, max(node));
+        progress.on(node, completion, &mut actions);
+        bystander.watch(&actions, &progress, max);
+    }
+    bystander.end(&progress);
+    actions.clear();
+    progress.stop(StopReason::Shutdown, &mut actions);
+    progress.start(&mut actions);
+    plan.nodes().for_each(|(node, _)| progress.on(node, Completion::Done, &mut actions));
+    assert_eq!(actions, [], "nothing happens after the end");
+    assert_eq!(progress.conclusion(), bystander.finished);
+}
+
+fn completion(chance: u32, stopping: bool) -> Completion {
+    let failed = |class| Completion::Failed { class, code: None, retry_after: None, chance: 0.5 };
+    match (stopping, chance % 16) {
+        (true, 0..10) => Completion::Stopped { began: chance % 2 == 0 },
+        (_, 0..10) => Completion::Done,
+        (_, 10) => Completion::Kept,
+        (_, 11 | 12) => failed(FailureClass::Retryable),
+        (_, 13) => failed(FailureClass::Timeout),
+        (_, 14) => failed(FailureClass::Permanent),
+        _ => failed(FailureClass::Abort),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    began: u32,
+    running: bool,
+    stopping: bool,
+    good: bool,
+}
+
+struct Bystander<'a> {
+    plan: &'a Plan,
+    seen: Vec<Seen>,
+    root: Option<Conclusion>,
+    finished: Option<Conclusion>,
+}
+
+impl Bystander<'_> {
+    fn tell(&mut self, node: NodeId, completion: &Completion, max: u32) {
+        let open = self.root.is_none();
+        let seen = &mut self.seen[node.index()];
+        seen.running = false;
+        match completion {
+            Completion::Done => seen.good = true,
+            Completion::Kept => (seen.good, seen.began) = (true, seen.began - 1),
+            Completion::Stopped { began } => seen.began -= u32::from(!began),
+            Completion::Failed { class, .. } => {
+                let again =
+                    matches!(class, FailureClass::Retryable | FailureClass::Timeout) && seen.began < max;
+                if open && !again {
+                    self.root = Some(match class {
+                        FailureClass::Abort => Conclusion::Aborted { root: node },
+                        _ => Conclusion::Failed { root: node },
+                    });
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, actions: &[Action], progress: &Progress, max: impl Fn(NodeId) -> u32) {
+        for action in actions {
+            assert_eq!(self.finished, None, "no action after the end: {action:?}");
+            match *action {
+                Action::Start { node, attempt, delay } => {
+                    assert_eq!(self.root, None, "nothing starts once there is a root cause");
+                    assert_eq!(delay, Duration::ZERO);
+                    for (other, _) in self.plan.nodes() {
+                        if self.plan.dependents(other).contains(&node) {
+                            assert!(self.seen[other.index()].good, "{node:?} before its producer {other:?}");
+                        }
+                    }
+                    let seen = &mut self.seen[node.index()];
+                    assert!(!seen.running && !seen.good, "{node:?} twice");
+                    assert_eq!(attempt, seen.began + 1);
+                    assert!(attempt <= max(node));
+                    (seen.began, seen.running) = (attempt, true);
+                }
+                Action::Stop { node } => {
+                    assert!(self.root.is_some());
+                    let seen = &mut self.seen[node.index()];
+                    assert!(seen.running && !seen.stopping);
+                    seen.stopping = true;
+                }
+                Action::Finish(conclusion) => {
+                    assert!(self.seen.iter().all(|seen| !seen.running), "something still runs");
+                    assert_eq!(conclusion, self.root.unwrap_or(Conclusion::Done));
+                    self.finished = Some(conclusion);
+                }
+            }
+        }
+        assert_eq!(progress.running(), self.seen.iter().filter(|seen| seen.running).count());
+        assert!(self.finished.is_some() || progress.running() > 0, "an execution that neither runs nor ends");
+        let stopped = self.seen.iter().all(|seen| seen.stopping || !seen.running);
+        assert!(self.root.is_none() || stopped, "a running node was not stopped");
+    }
+
+    fn end(&self, progress: &Progress) {
+        for (node, _) in self.plan.nodes() {
+            let Seen { began, good, .. } = self.seen[node.index()];
+            assert_eq!(progress.attempts(node), began);
+            match progress.state(node) {
+                State::Done | State::Kept => assert!(good),
+                State::Failed | State::Stopped => assert!(!good && began > 0),
+                State::NeverStarted => assert!(!good && began == 0),
+                state @ (State::Waiting | State::Running { .. }) => panic!("{node:?} ended as {state:?}"),
+            }
+        }
+        match self.finished {
+            Some(Conclusion::Done) => assert!(self.seen.iter().all(|seen| seen.good)),
+            Some(Conclusion::Failed { root } | Conclusion::Aborted { root }) => {
+                assert_eq!(progress.state(root), State::Failed);
+            }
+            Some(Conclusion::Stopped(_)) | None => {}
+        }
+    }
+}
+
+/// Each node takes some of those before it; the last takes all that nobody else does.
+fn nodes() -> impl Strategy<Value = Vec<Vec<usize>>> {
+    prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..4), 1..14).prop_map(
+        |drawn| {
+            let last = drawn.len() - 1;
+            let mut nodes: Vec<Vec<usize>> = Vec::new();
+            for (i, takes) in drawn.iter().enumerate() {
+                nodes.push(if i == 0 {
+                    Vec::new()
+                } else {
+                    takes.iter().map(|take| take.index(i)).collect()
+                });
+            }
+            let taken: Vec<usize> = nodes.iter().flatten().copied().collect();
+            nodes[last].extend((0..last).filter(|node| !taken.contains(node)));
+            nodes
+        },
+    )
+}
+
+#[test]
+fn every_execution_keeps_its_order_and_ends_once_with_its_root_cause() {
+    let pool = pool();
+    let script = prop::collection::vec(any::<u32>(), 1..200);
+    let max_attempts = prop::collection::vec(1..4u32, 1..14);
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4_000) };
+    proptest!(config, |(nodes in nodes(), max_attempts in max_attempts, script in script)| {
+        check(&nodes, &max_attempts, &script, &pool);
+    });
+}
+
+/// The nodes of the diamond 0 → {1, 2} → 3.
+fn diamond() -> (Plan, Vec<NodeId>) {
+    let graph = numbered(&[vec![], vec![0], vec![0], vec![1, 2]], &pool()).unwrap();
+    let plan = Plan::of(&graph, &node_port(3), &[]).unwrap();
+    let nodes = plan.nodes().map(|(node, _)| node).collect();
+    (plan, nodes)
+}
+
+fn start(node: NodeId, attempt: u32) -> Action {
+    Action::Start { node, attempt, delay: Duration::ZERO }
+}
+
+fn failed(class: FailureClass) -> Completion {
+    Completion::Failed { class, code: None, retry_after: None, chance: 0.0 }
+}
+
+fn on(progress: &mut Progress, node: NodeId, completion: Completion) -> Vec<Action> {
+    let mut actions = Vec::new();
+    progress.on(node, completion, &mut actions);
+    actions
+}
+
+#[test]
+fn a_shared_producer_runs_once_and_a_join_waits_for_both() {
+    let (plan, n) = diamond();
+    let mut progress = Progress::new(&plan, |_| Retry::once());
+    let mut actions = Vec::new();
+    progress.start(&mut actions);
+    assert_eq!(actions, [start(n[0], 1)]);
+    assert_eq!(on(&mut progress, n[0], Completion::Done), [start(n[1], 1), start(n[2], 1)]);
+    assert_eq!(on(&mut progress, n[2], Completion::Kept), []);
+    assert_eq!(on(&mut progress, n[1], Completion::Done), [start(n[3], 1)]);
+    assert_eq!(on(&mut progress, n[3], Completion::Done), [Action::Finish(Conclusion::Done)]);
+    assert_eq!(n.iter().map(|n| progress.attempts(*n)).collect::<Vec<_>>(), [1, 1, 0, 1]);
+}
+
+#[test]
+fn a_failure_beside_a_slow_sibling_is_the_root_cause_whatever_the_sibling_says_later() {
+    for late in [Completion::Done, Completion::Stopped { began: true }, failed(FailureClass::Abort)] {
+        let (plan, n) = diamond();
+        let mut progress = Progress::new(&plan, |_| Retry::once());
+        progress.start(&mut Vec::new());
+        on(&mut progress, n[0], Completion::Done);
+        assert_eq!(on(&mut progress, n[1], failed(FailureClass::Permanent)), [Action::Stop { node: n[2] }]);
+        assert_eq!(progress.conclusion(), None, "not before the sibling has ended");
+        let root = Conclusion::Failed { root: n[1] };
+        assert_eq!(on(&mut progress, n[2], late), [Action::Finish(root)]);
+        assert_eq!(progress.state(n[3]), State::NeverStarted);
+    }
+}
+
+#[test]
+fn a_stop_during_a_delay_ends_the_retries() {
+    let (plan, n) = diamond();
+    let retry = |_| Retry { max_attempts: NonZeroU32::new(3).unwrap(), ..Retry::once() };
+    let mut progress = Progress::new(&plan, retry);
+    let mut actions = Vec::new();
+    progress.start(&mut actions);
+    assert_eq!(on(&mut progress, n[0], failed(FailureClass::Timeout)), [start(n[0], 2)]);
+    actions.clear();
+    progress.stop(StopReason::Deadline, &mut actions);
+    assert_eq!(actions, [Action::Stop { node: n[0] }]);
+    let end = Conclusion::Stopped(StopReason::Deadline);
+    assert_eq!(on(&mut progress, n[0], Completion::Stopped { began: false }), [Action::Finish(end)]);
+    assert_eq!((progress.state(n[0]), progress.attempts(n[0])), (State::Stopped, 1));
+}
+
+#[test]
+fn a_stop_before_the_start_is_the_end() {
+    let (plan, n) = diamond();
+    let mut progress = Progress::new(&plan, |_| Retry::once());
+    let mut actions = Vec::new();
+    progress.stop(StopReason::Cancelled, &mut actions);
+    progress.start(&mut actions);
+    assert_eq!(actions, [Action::Finish(Conclusion::Stopped(StopReason::Cancelled))]);
+    assert_eq!(progress.state(n[0]), State::NeverStarted);
+}
+
+#[test]
+fn an_empty_plan_is_done_at_its_start() {
+    let graph = numbered(&[vec![]], &pool()).unwrap();
+    let plan = Plan::of(&graph, &node_port(0), &[node_port(0)]).unwrap();
+    let mut actions = Vec::new();
+    Progress::new(&plan, |_| Retry::once()).start(&mut actions);
+    assert_eq!(actions, [Action::Finish(Conclusion::Done)]);
+}

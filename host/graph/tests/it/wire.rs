@@ -1,0 +1,210 @@
+//! The check of bytes against a message type, beside a real decoder.
+
+use docket_graph::prost_reflect::prost::Message;
+use docket_graph::prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
+};
+use docket_graph::{Schema, WireReason};
+use proptest::prelude::*;
+
+use crate::support::{descriptors, pool};
+
+fn everything() -> MessageDescriptor {
+    pool().get_message_by_name("t.Everything").unwrap()
+}
+
+fn old() -> MessageDescriptor {
+    let pool = DescriptorPool::decode(descriptors("proto/old.proto").as_slice()).unwrap();
+    pool.get_message_by_name("old.Old").unwrap()
+}
+
+/// Bytes that decide each choice; zeros when they are used up.
+struct Chance<'a>(&'a [u8]);
+
+impl Chance<'_> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    fn number(&mut self) -> u64 {
+        let shift = self.byte() % 64;
+        u64::from_le_bytes(std::array::from_fn(|_| self.byte())) >> shift
+    }
+
+    fn text(&mut self) -> String {
+        (0..self.byte() % 4).map(|_| char::from_u32(self.number() as u32 % 0x2000).unwrap_or('x')).collect()
+    }
+
+    fn message(&mut self, descriptor: &MessageDescriptor, depth: u8) -> DynamicMessage {
+        let mut message = DynamicMessage::new(descriptor.clone());
+        for field in descriptor.fields() {
+            if self.byte() % 3 == 0 || depth == 0 {
+                continue;
+            }
+            let value = if field.is_map() {
+                let entry = field.kind();
+                let (key, value) = (
+                    entry.as_message().unwrap().get_field(1).unwrap(),
+                    entry.as_message().unwrap().get_field(2).unwrap(),
+                );
+                let key = |chance: &mut Self| match key.kind() {
+                    Kind::String => MapKey::String(chance.text()),
+                    _ => MapKey::I32(chance.number() as i32),
+                };
+                Value::Map((0..self.byte() % 3).map(|_| (key(self), self.value(&value, depth))).collect())
+            } else if field.is_list() {
+                Value::List((0..self.byte() % 4).map(|_| self.value(&field, depth)).collect())
+            } else {
+                self.value(&field, depth)
+            };
+            message.set_field(&field, value);
+        }
+        message
+    }
+
+    fn value(&mut self, field: &FieldDescriptor, depth: u8) -> Value {
+        match field.kind() {
+            Kind::Double => Value::F64(f64::from_bits(self.number())),
+            Kind::Float => Value::F32(f32::from_bits(self.number() as u32)),
+            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(self.number() as i32),
+            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(self.number() as i64),
+            Kind::Uint32 | Kind::Fixed32 => Value::U32(self.number() as u32),
+            Kind::Uint64 | Kind::Fixed64 => Value::U64(self.number()),
+            Kind::Bool => Value::Bool(self.byte() % 2 == 1),
+            Kind::String => Value::String(self.text()),
+            Kind::Bytes => Value::Bytes(self.number().to_le_bytes().to_vec().into()),
+            Kind::Enum(_) => Value::EnumNumber(i32::from(self.byte())),
+            Kind::Message(inner) => Value::Message(self.message(&inner, depth - 1)),
+        }
+    }
+}
+
+/// The check accepts exactly what the decoder accepts.
+fn agrees(descriptor: &MessageDescriptor, schema: &Schema, bytes: &[u8]) -> bool {
+    let decoded = DynamicMessage::decode(descriptor.clone(), bytes);
+    let checked = schema.check(bytes);
+    assert_eq!(checked.is_ok(), decoded.is_ok(), "{checked:?} but {:?} for {bytes:02x?}", decoded.err());
+    checked.is_ok()
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+}
+
+#[test]
+fn every_encoded_message_passes_and_each_cut_of_it_is_judged_as_a_decoder_does() {
+    for descriptor in [everything(), old()] {
+        let schema = Schema::of(&descriptor);
+        proptest!(config(500), |(chance in prop::collection::vec(any::<u8>(), 0..600))| {
+            let bytes = Chance(&chance).message(&descriptor, 4).encode_to_vec();
+            prop_assert_eq!(schema.check(&bytes), Ok(()));
+            for cut in (0..bytes.len()).step_by(1 + bytes.len() / 64) {
+                agrees(&descriptor, &schema, &bytes[..cut]);
+            }
+        });
+    }
+}
+
+#[test]
+fn changed_messages_are_judged_as_a_decoder_does() {
+    for descriptor in [everything(), old()] {
+        let schema = Schema::of(&descriptor);
+        let change = (any::<prop::sample::Index>(), any::<u8>());
+        let changes = prop::collection::vec(change, 1..4);
+        proptest!(config(4_000), |(chance in prop::collection::vec(any::<u8>(), 0..200), changes in changes)| {
+            let mut bytes = Chance(&chance).message(&descriptor, 3).encode_to_vec();
+            if !bytes.is_empty() {
+                for (position, byte) in &changes {
+                    let position = position.index(bytes.len());
+                    bytes[position] = *byte;
+                }
+            }
+            agrees(&descriptor, &schema, &bytes);
+        });
+    }
+}
+
+#[test]
+fn no_bytes_make_the_check_panic_and_all_are_judged_as_a_decoder_does() {
+    for descriptor in [everything(), old()] {
+        let schema = Schema::of(&descriptor);
+        proptest!(config(8_000), |(bytes in prop::collection::vec(any::<u8>(), 0..40))| {
+            agrees(&descriptor, &schema, &bytes);
+        });
+        // Short tags make deeper trees.
+        proptest!(config(8_000), |(bytes in prop::collection::vec(0..24u8, 0..60))| {
+            agrees(&descriptor, &schema, &bytes);
+        });
+    }
+}
+
+fn check(bytes: &[u8]) -> Result<(), (usize, Option<u32>, WireReason)> {
+    let schema = Schema::of(&everything());
+    schema.check(bytes).map_err(|fault| (fault.offset, fault.field, fault.reason))
+}
+
+#[test]
+fn each_fault_is_named_with_its_place() {
+    use WireReason::*;
+    for (bytes, expected) in [
+        (&[0x0a][..], (1, Some(1), Truncated)),
+        (&[0x0a, 5, 0], (1, Some(1), Truncated)),
+        (&[0x80], (0, None, Truncated)),
+        (&[0xff; 11], (0, None, Varint)),
+        (&[0x00], (0, None, FieldNumber)),
+        (&[0x80, 0x80, 0x80, 0x80, 0x10, 0], (0, None, FieldNumber)),
+        (&[0x0a, 2, 0x0d, 0], (2, Some(1), WireType { expected: 0, found: 5 })),
+        (&[0x0e], (0, Some(1), NoWireType(6))),
+        (&[0x87, 8], (2, Some(128), NoWireType(7))),
+        (&[0x1a, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9], (10, Some(3), Packed)),
+        (&[0x22, 2, b'a', 0xff], (3, Some(4), Utf8)),
+        (&[0x0c], (0, Some(1), Group)),
+        (&[0x83, 8], (2, Some(128), Group)),
+    ] {
+        assert_eq!(check(bytes), Err(expected), "{bytes:02x?}");
+    }
+    let fault = Schema::of(&everything()).check(&[0x0a, 1, 0x7a]).unwrap_err();
+    assert_eq!(fault.to_string(), "not a `t.Scalars`: the bytes end within a field at byte 3 in field 15");
+}
+
+#[test]
+fn packed_and_unpacked_numbers_are_both_right_and_unknown_fields_are_skipped() {
+    assert_eq!(check(&[0x12, 2, 1, 2]), Ok(()));
+    assert_eq!(check(&[0x10, 1, 0x10, 2]), Ok(()));
+    assert_eq!(check(&[0x83, 8, 8, 1, 0x13, 0x14, 0x84, 8, 0x80, 8, 5]), Ok(()));
+}
+
+#[test]
+fn nesting_ends_where_decoders_end_it() {
+    let descriptor = everything();
+    let schema = Schema::of(&descriptor);
+    for (field, open) in [(64 << 3 | 2, None), (200 << 3 | 3, Some(200 << 3 | 4))] {
+        for depth in [1u64, 98, 99, 100, 101, 102, 5000] {
+            let mut bytes = Vec::new();
+            for _ in 0..depth {
+                let mut outer = varint(field);
+                match open {
+                    None => outer.extend(varint(bytes.len() as u64)),
+                    Some(_) => {}
+                }
+                outer.append(&mut bytes);
+                outer.extend(open.map(varint).unwrap_or_default());
+                bytes = outer;
+            }
+            let accepted = agrees(&descriptor, &schema, &bytes);
+            assert_eq!(accepted, depth <= 100, "{depth}");
+        }
+    }
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}

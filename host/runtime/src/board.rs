@@ -1,0 +1,391 @@
+//! Owns the state of one execution that its lanes share: what is ready, what runs, what came out.
+//! Every change happens under one short lock, and the observer is told under it too, so that events
+//! come in order. Never waits, never calls a guest.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use docket_graph::{
+    Action, Arity, Completion, Conclusion, NodeId, Plan, Port, Progress, Source, State, StopReason,
+};
+use futures_util::future::{AbortHandle, AbortRegistration};
+use rand::RngExt as _;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::call::Called;
+use crate::clock;
+use crate::execution_id::ExecutionId;
+use crate::failure::{ExecutionError, StepFailure};
+use crate::generation::{Generation, StepCode};
+use crate::guest_log::Stream;
+use crate::observer::{Event, Observer};
+use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
+use crate::value::Value;
+
+/// One execution: what it was asked, and how far it is.
+pub(crate) struct Run {
+    pub(crate) id: ExecutionId,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) plan: Plan,
+    pub(crate) target: Port,
+    pub(crate) given: Vec<Arc<Value>>,
+    pub(crate) started_at_ms: u64,
+    pub(crate) started: Instant,
+    pub(crate) limit: Option<Duration>,
+    /// The permits for guest instances of the whole host.
+    pub(crate) instances: Arc<Semaphore>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// Rung when there is something for another lane to do, or nothing left for any.
+    pub(crate) changed: Notify,
+    board: Mutex<Board>,
+}
+
+/// What [`Run`] starts from.
+pub(crate) struct Start {
+    pub(crate) id: ExecutionId,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) plan: Plan,
+    pub(crate) given: Vec<Arc<Value>>,
+    pub(crate) started_at_ms: u64,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) instances: Arc<Semaphore>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+}
+
+struct Board {
+    progress: Progress,
+    ready: VecDeque<Turn>,
+    nodes: Vec<Node>,
+    conclusion: Option<Conclusion>,
+    elapsed: Duration,
+}
+
+#[derive(Default)]
+struct Node {
+    value: Option<Arc<Value>>,
+    running: Option<AbortHandle>,
+    attempts: Vec<AttemptReport>,
+    /// Whether the last of `attempts` has not ended yet.
+    open: bool,
+    failure: Option<StepFailure>,
+}
+
+/// An attempt whose turn has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) node: NodeId,
+    pub(crate) attempt: u32,
+    pub(crate) delay: Duration,
+}
+
+impl Run {
+    /// Returns a run that has begun: what can start at once is ready.
+    pub(crate) fn begin(start: Start) -> Arc<Self> {
+        let Start { id, generation, plan, given, started_at_ms, limit, instances, observer } = start;
+        let target = generation.graph().port(plan.target()).clone();
+        let board = Board {
+            progress: Progress::new(&plan, |node| generation.code(plan.step(node)).retry.clone()),
+            ready: VecDeque::new(),
+            nodes: std::iter::repeat_with(Node::default).take(plan.len()).collect(),
+            conclusion: None,
+            elapsed: Duration::ZERO,
+        };
+        let run = Self {
+            id,
+            generation,
+            plan,
+            target,
+            given,
+            started_at_ms,
+            started: clock::now(),
+            limit,
+            instances,
+            observer,
+            changed: Notify::new(),
+            board: Mutex::new(board),
+        };
+        run.tell(&Event::ExecutionStarted { target: &run.target, steps: run.plan.len() });
+        let mut board = run.lock();
+        let mut actions = Vec::new();
+        board.progress.start(&mut actions);
+        run.perform(&mut board, actions);
+        drop(board);
+        Arc::new(run)
+    }
+
+    /// Returns the code of a node's step.
+    pub(crate) fn code(&self, node: NodeId) -> &StepCode {
+        self.generation.code(self.plan.step(node))
+    }
+
+    /// Takes the next ready attempt, with the registration by which it is stopped, and whether
+    /// more are ready.
+    pub(crate) fn take(&self) -> Option<(Turn, AbortRegistration, bool)> {
+        let mut board = self.lock();
+        let turn = board.ready.pop_front()?;
+        let (handle, registration) = AbortHandle::new_pair();
+        board.nodes[turn.node.index()].running = Some(handle);
+        Some((turn, registration, !board.ready.is_empty()))
+    }
+
+    /// Returns the values for a node's inputs, each in the arity that its step takes.
+    pub(crate) fn inputs(&self, node: NodeId) -> Vec<(Arc<Value>, Arity)> {
+        let step = self.generation.graph().step(self.plan.step(node));
+        let board = self.lock();
+        let sources = self.plan.inputs(node).iter().zip(&step.inputs);
+        sources.map(|(source, (_, arity))| (self.value(&board, *source), *arity)).collect()
+    }
+
+    fn value(&self, board: &Board, source: Source) -> Arc<Value> {
+        match source {
+            Source::Given(index) => Arc::clone(&self.given[index]),
+            Source::Node(node) => {
+                let value = board.nodes[node.index()].value.as_ref();
+                Arc::clone(value.expect("a node starts after the nodes that it needs"))
+            }
+        }
+    }
+
+    /// Notes that an attempt has its permits and begins now.
+    pub(crate) fn attempt_began(&self, turn: Turn) {
+        let mut board = self.lock();
+        let node = &mut board.nodes[turn.node.index()];
+        node.open = true;
+        node.attempts.push(AttemptReport {
+            attempt: turn.attempt,
+            started_after: clock::now().duration_since(self.started),
+            elapsed: Duration::ZERO,
+            outcome: AttemptOutcome::Cancelled,
+            error: None,
+            usage: None,
+        });
+        let step = &self.code(turn.node).name;
+        self.tell(&Event::AttemptStarted { step, attempt: turn.attempt });
+    }
+
+    /// Notes a line that a guest wrote.
+    pub(crate) fn line(&self, turn: Turn, stream: Stream, line: &str) {
+        let _in_order = self.lock();
+        let step = &self.code(turn.node).name;
+        self.tell(&Event::Output { step, attempt: turn.attempt, stream, line });
+    }
+
+    /// Notes how an attempt ended: with an answer or a failure, or, with `None`, by being stopped.
+    pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
+        let mut board = self.lock();
+        if board.nodes[turn.node.index()].running.take().is_none() {
+            // The run was abandoned while another thread was at this attempt.
+            return;
+        }
+        let completion = self.record(&mut board, turn, called);
+        let mut actions = Vec::new();
+        board.progress.on(turn.node, completion, &mut actions);
+        self.tell_if_ended(&board, turn.node);
+        self.perform(&mut board, actions);
+        if !board.ready.is_empty() || board.conclusion.is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
+        let step = &self.code(turn.node).name;
+        let node = &mut board.nodes[turn.node.index()];
+        let began = std::mem::take(&mut node.open);
+        let report = if began { node.attempts.last_mut() } else { None };
+        let Some(Called { result, usage }) = called else {
+            if let Some(report) = report {
+                report.elapsed = clock::now().duration_since(self.started) - report.started_after;
+            }
+            return Completion::Stopped { began };
+        };
+        let elapsed = report.map_or(Duration::ZERO, |report| {
+            report.elapsed = clock::now().duration_since(self.started).saturating_sub(report.started_after);
+            report.usage = Some(usage);
+            report.outcome = match &result {
+                Ok(_) => AttemptOutcome::Done,
+                Err(failure) => AttemptOutcome::Failed(failure.class()),
+            };
+            report.error = result.as_ref().err().map(ToString::to_string);
+            report.elapsed
+        });
+        let failure = result.as_ref().err();
+        self.tell(&Event::AttemptEnded { step, attempt: turn.attempt, elapsed, usage, failure });
+        match result {
+            Ok(value) => {
+                node.value = Some(Arc::new(value));
+                Completion::Done
+            }
+            Err(failure) => {
+                let completion = Completion::Failed {
+                    class: failure.class(),
+                    code: failure.code().map(str::to_owned),
+                    retry_after: failure.retry_after(),
+                    chance: rand::rng().random(),
+                };
+                node.failure = Some(failure);
+                completion
+            }
+        }
+    }
+
+    /// Stops the execution, unless it is over.
+    pub(crate) fn stop(&self, reason: StopReason) {
+        let mut board = self.lock();
+        let mut actions = Vec::new();
+        board.progress.stop(reason, &mut actions);
+        self.perform(&mut board, actions);
+    }
+
+    /// Ends a run whose lanes are gone: everything under way counts as stopped.
+    pub(crate) fn abandon(&self) {
+        self.stop(StopReason::Cancelled);
+        let under_way: Vec<NodeId> = {
+            let board = self.lock();
+            let nodes = self.plan.nodes().map(|(node, _)| node);
+            nodes.filter(|node| board.nodes[node.index()].running.is_some()).collect()
+        };
+        for node in under_way {
+            self.complete(Turn { node, attempt: 0, delay: Duration::ZERO }, None);
+        }
+    }
+
+    /// Does what the machine decided, until nothing more follows from it.
+    fn perform(&self, board: &mut Board, mut actions: Vec<Action>) {
+        while !actions.is_empty() {
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Start { node, attempt, delay } => {
+                        if attempt > 1 {
+                            let step = &self.code(node).name;
+                            self.tell(&Event::RetryScheduled { step, attempt, delay });
+                        }
+                        board.ready.push_back(Turn { node, attempt, delay });
+                    }
+                    Action::Stop { node } => match &board.nodes[node.index()].running {
+                        // Its lane will report it.
+                        Some(running) => running.abort(),
+                        // No lane has taken it yet.
+                        None => {
+                            board.ready.retain(|turn| turn.node != node);
+                            let stopped = Completion::Stopped { began: false };
+                            board.progress.on(node, stopped, &mut actions);
+                            self.tell_if_ended(board, node);
+                        }
+                    },
+                    Action::Finish(conclusion) => self.finish(board, conclusion),
+                }
+            }
+        }
+    }
+
+    fn finish(&self, board: &mut Board, conclusion: Conclusion) {
+        board.elapsed = clock::now().duration_since(self.started);
+        for (node, _) in self.plan.nodes() {
+            if board.progress.state(node) == State::NeverStarted {
+                self.tell_if_ended(board, node);
+            }
+        }
+        let error = self.error(board, conclusion);
+        board.conclusion = Some(conclusion);
+        self.tell(&Event::ExecutionEnded { elapsed: board.elapsed, error: error.as_ref() });
+        self.changed.notify_one();
+    }
+
+    /// Returns whether nothing is left to do.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().conclusion.is_some()
+    }
+
+    /// Returns the result and the report of a run that is over.
+    pub(crate) fn outcome(&self) -> (Result<Arc<Value>, ExecutionError>, Report) {
+        let mut board = self.lock();
+        let conclusion = board.conclusion.expect("asked once the run is over");
+        let result = match self.error(&board, conclusion) {
+            Some(error) => Err(error),
+            None => Ok(self.value(&board, self.plan.target_source())),
+        };
+        let outcome = match conclusion {
+            Conclusion::Done => ExecutionOutcome::Done,
+            Conclusion::Failed { .. } => ExecutionOutcome::Failed,
+            Conclusion::Aborted { .. } => ExecutionOutcome::Aborted,
+            Conclusion::Stopped(StopReason::Cancelled) => ExecutionOutcome::Cancelled,
+            Conclusion::Stopped(StopReason::Deadline) => ExecutionOutcome::DeadlineExceeded,
+            Conclusion::Stopped(StopReason::Shutdown) => ExecutionOutcome::Shutdown,
+        };
+        let steps = self.plan.nodes().map(|(node, _)| self.step_report(&mut board, node)).collect();
+        let report = Report {
+            execution_id: self.id.clone(),
+            target: self.target.clone(),
+            outcome,
+            error: result.as_ref().err().map(with_causes),
+            started_at_ms: self.started_at_ms,
+            elapsed: board.elapsed,
+            steps,
+        };
+        (result, report)
+    }
+
+    fn step_report(&self, board: &mut Board, node: NodeId) -> StepReport {
+        let code = self.code(node);
+        let outcome = ended(board.progress.state(node)).expect("a run that is over has no open step");
+        let attempts = std::mem::take(&mut board.nodes[node.index()].attempts);
+        StepReport { step: code.name.clone(), module: Arc::clone(&code.module), outcome, attempts }
+    }
+
+    fn error(&self, board: &Board, conclusion: Conclusion) -> Option<ExecutionError> {
+        let root = |node: NodeId| {
+            let source = board.nodes[node.index()].failure.clone();
+            (self.code(node).name.clone(), source.expect("the root of a failure has failed"))
+        };
+        match conclusion {
+            Conclusion::Done => None,
+            Conclusion::Failed { root: node } => {
+                let (step, source) = root(node);
+                let attempts = board.progress.attempts(node);
+                Some(ExecutionError::Failed { step, attempts, source })
+            }
+            Conclusion::Aborted { root: node } => {
+                let (step, source) = root(node);
+                Some(ExecutionError::Aborted { step, source })
+            }
+            Conclusion::Stopped(reason) => Some(ExecutionError::stopped(reason, self.limit)),
+        }
+    }
+
+    fn tell_if_ended(&self, board: &Board, node: NodeId) {
+        if self.observer.is_none() {
+            return;
+        }
+        if let Some(outcome) = ended(board.progress.state(node)) {
+            self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
+        }
+    }
+
+    fn tell(&self, event: &Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.on_event(&self.id, event);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        // Poisoned only if an observer panicked; the board is whole between its own statements.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ended(state: State) -> Option<StepOutcome> {
+    match state {
+        State::Waiting | State::Running { .. } => None,
+        State::Done => Some(StepOutcome::Done),
+        State::Kept => Some(StepOutcome::Cached),
+        State::Failed => Some(StepOutcome::Failed),
+        State::Stopped => Some(StepOutcome::Cancelled),
+        State::NeverStarted => Some(StepOutcome::NeverStarted),
+    }
+}
+
+fn with_causes(error: &ExecutionError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

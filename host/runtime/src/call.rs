@@ -1,0 +1,292 @@
+//! Owns the one call of a guest: a fresh instance, the call under its limits, and the translation
+//! of every way it can end. The only file that calls guests. Never retries, never keeps a result.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use docket_graph::{Arity, FailureClass, RawModule, Schema};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::I32Exit;
+
+use crate::bindings::{StepModulePre, raw_module, wit};
+use crate::clock;
+use crate::digest::Digest;
+use crate::failure::{AnswerFault, StepFailure};
+use crate::guest_log::{GuestLog, LineSink};
+use crate::options::{DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_TABLE_ELEMENTS, Limits};
+use crate::sandbox::{Sandbox, StepConfig};
+use crate::value::{Payload, Value};
+
+/// The time a module has to describe itself: building a few records. The heaviest language
+/// runtimes need 3 ms; a machine that is busy with other work may need a thousand times that.
+pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What an answer may take beyond its messages, in bytes: list headers, a failure's texts.
+const ANSWER_OVERHEAD: u64 = 1 << 20;
+
+/// A failure's sentence is cut after this many bytes: it goes into logs, reports and errors.
+const LONGEST_MESSAGE: usize = 8 << 10;
+
+/// A failure's code is cut after this many bytes: it is a word for configuration to match.
+const LONGEST_CODE: usize = 128;
+
+/// How long an attempt waits for a slot when the engine's pool is full in spite of its permit:
+/// components of many parts use up slots faster than one an instance.
+const POOL_FULL_PAUSE: Duration = Duration::from_millis(2);
+
+/// One attempt at one step.
+pub(crate) struct Call<'a> {
+    pub(crate) pre: &'a StepModulePre<Sandbox>,
+    pub(crate) limits: &'a Limits,
+    pub(crate) config: Option<StepConfig>,
+    pub(crate) invocation: Invocation<'a>,
+    pub(crate) inputs: &'a [(Arc<Value>, Arity)],
+    pub(crate) output: (&'a Schema, Arity),
+    pub(crate) lines: LineSink,
+}
+
+/// What the guest is told of its circumstances.
+pub(crate) struct Invocation<'a> {
+    pub(crate) step: &'a str,
+    pub(crate) execution_id: &'a str,
+    pub(crate) attempt: u32,
+    pub(crate) idempotency_key: &'a str,
+    pub(crate) started_at_ms: u64,
+}
+
+/// How an attempt ended, and what it used.
+pub(crate) struct Called {
+    pub(crate) result: Result<Value, StepFailure>,
+    pub(crate) usage: Usage,
+}
+
+/// What one attempt used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Usage {
+    /// The largest size of the guest's linear memories together, in bytes.
+    pub peak_memory: u64,
+    /// Fuel units used; only where the step has a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+}
+
+/// Runs a step once in a fresh instance. Whatever the guest does, this returns: at the latest when
+/// the timeout has passed and the guest has reached the end of its time slice.
+///
+/// # Cancel safety
+/// A dropped call drops its instance; nothing of it runs on.
+pub(crate) async fn run(call: Call<'_>) -> Called {
+    let Call { pre, limits, config, invocation, inputs, output, lines } = call;
+    let log = GuestLog::new(limits.logs, lines);
+    let given: Vec<Vec<&[u8]>> = inputs
+        .iter()
+        .map(|(value, _)| value.payloads().iter().map(|payload| &payload.bytes()[..]).collect())
+        .collect();
+    let given: Vec<wit::ValueParam<'_>> = given
+        .iter()
+        .zip(inputs)
+        .map(|(messages, (_, arity))| match (arity, &messages[..]) {
+            (Arity::One, [message]) => wit::ValueParam::One(message),
+            (Arity::One, messages) => unreachable!("one message is wanted, {} are given", messages.len()),
+            (Arity::Many, messages) => wit::ValueParam::Many(messages),
+        })
+        .collect();
+    let Invocation { step, execution_id, attempt, idempotency_key, started_at_ms } = invocation;
+
+    let deadline = clock::deadline(clock::now(), limits.timeout);
+    let (answer, store) = loop {
+        let sandbox =
+            Sandbox::new(limits, started_at_ms, idempotency_key.to_owned(), config.clone(), log.clone());
+        let mut store = new_store(pre.engine(), sandbox, limits);
+        let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
+        let called = within(deadline, async {
+            let instance = pre.instantiate_async(&mut store).await?;
+            instance.docket_step_step().call_run(&mut store, told, &given).await
+        });
+        match called.await {
+            Some(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
+                drop(store);
+                let pause = clock::deadline(clock::now(), POOL_FULL_PAUSE);
+                clock::sleep_until(pause).await;
+            }
+            answer => break (answer, store),
+        }
+    };
+
+    let result = match answer {
+        None => Err(StepFailure::Timeout { limit: limits.timeout }),
+        Some(Err(error)) => Err(explain(&error, store.data(), &log, limits)),
+        Some(Ok(Err(failure))) => Err(reported(failure)),
+        Some(Ok(Ok(value))) => checked(value, output, limits),
+    };
+    log.finish();
+    Called { result, usage: usage(&store, limits) }
+}
+
+/// Asks a module what it offers, in a fresh instance with nothing granted.
+pub(crate) async fn describe(
+    pre: &StepModulePre<Sandbox>,
+    digest: &Digest,
+) -> Result<RawModule, StepFailure> {
+    let limits = Limits {
+        timeout: DESCRIBE_TIMEOUT,
+        memory: DEFAULT_MEMORY,
+        table_elements: DEFAULT_TABLE_ELEMENTS,
+        output: DEFAULT_OUTPUT,
+        logs: DEFAULT_LOGS,
+        fuel: None,
+    };
+    let lines: LineSink =
+        Arc::new(|stream, line| tracing::debug!(stream = stream.as_str(), "describe: {line}"));
+    let log = GuestLog::new(limits.logs, lines);
+    // The answer is kept by the digest, so everything that could shape it comes from the digest.
+    let sandbox = Sandbox::new(&limits, 0, digest.to_string(), None, log.clone());
+    let mut store = new_store(pre.engine(), sandbox, &limits);
+    let deadline = clock::deadline(clock::now(), limits.timeout);
+    let answer = within(deadline, async {
+        let instance = pre.instantiate_async(&mut store).await?;
+        instance.docket_step_step().call_describe(&mut store).await
+    });
+    match answer.await {
+        None => Err(StepFailure::Timeout { limit: limits.timeout }),
+        Some(Ok(module)) => Ok(raw_module(module)),
+        Some(Err(error)) => Err(explain(&error, store.data(), &log, &limits)),
+    }
+}
+
+fn new_store(engine: &wasmtime::Engine, sandbox: Sandbox, limits: &Limits) -> Store<Sandbox> {
+    let mut store = Store::new(engine, sandbox);
+    store.limiter(|sandbox| sandbox);
+    store.set_epoch_deadline(1);
+    // Each tick the guest yields through tokio, which then also looks at its timers and sockets:
+    // guests that spin cannot starve those that wait.
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+    let answer = limits.output.saturating_add(ANSWER_OVERHEAD);
+    store.set_hostcall_fuel(usize::try_from(answer).unwrap_or(usize::MAX));
+    if let Some(fuel) = limits.fuel {
+        store.set_fuel(fuel).expect("a step with a budget is linked on the engine that counts");
+    }
+    store
+}
+
+/// Returns what the work gives, or `None` once the deadline has passed: also for work that never
+/// waits, and for an answer that comes too late.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut alarm = pin!(clock::sleep_until(deadline));
+    let late = || deadline.is_some_and(|deadline| clock::now() >= deadline);
+    poll_fn(|context| {
+        if late() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(value) = work.as_mut().poll(context) {
+            return Poll::Ready(if late() { None } else { Some(value) });
+        }
+        alarm.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}
+
+fn usage(store: &Store<Sandbox>, limits: &Limits) -> Usage {
+    let fuel = limits.fuel.map(|budget| budget - store.get_fuel().unwrap_or(0).min(budget));
+    Usage { peak_memory: store.data().peak_memory(), fuel }
+}
+
+/// Returns the failure that a guest reported in its own words, as far as they are bearable.
+fn reported(failure: wit::Failure) -> StepFailure {
+    let wit::Failure { kind, code, message, retry_after_ms } = failure;
+    StepFailure::Reported {
+        class: match kind {
+            wit::FailureKind::Retryable => FailureClass::Retryable,
+            wit::FailureKind::Permanent => FailureClass::Permanent,
+            wit::FailureKind::Abort => FailureClass::Abort,
+        },
+        code: code.map(|code| bearable(&code, LONGEST_CODE)),
+        message: bearable(&message, LONGEST_MESSAGE),
+        retry_after: retry_after_ms.map(Duration::from_millis),
+    }
+}
+
+/// Returns a guest's text as it may stand in errors and on terminals: cut, and on one line.
+fn bearable(text: &str, longest: usize) -> String {
+    let cut = &text[..text.floor_char_boundary(longest)];
+    let lines = cut.lines().map(str::trim).filter(|line| !line.is_empty());
+    // What Rust adds to every panic, about a variable that a guest does not have.
+    let lines = lines.filter(|line| !line.starts_with("note: run with `RUST_BACKTRACE"));
+    let mut line = lines.collect::<Vec<_>>().join(" ");
+    if line.contains(char::is_control) {
+        let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+        line = line.chars().map(escape).collect();
+    }
+    if cut.len() < text.len() {
+        line.push('…');
+    }
+    line
+}
+
+/// Returns the answer if it is what the step declared.
+fn checked(
+    answer: wit::ValueResult,
+    (schema, declared): (&Schema, Arity),
+    limits: &Limits,
+) -> Result<Value, StepFailure> {
+    let value = match answer {
+        wit::ValueResult::One(message) => Value::one(message),
+        wit::ValueResult::Many(messages) => Value::many(messages),
+    };
+    if value.arity() != declared {
+        return Err(StepFailure::Answer(AnswerFault::Arity { declared, given: value.arity() }));
+    }
+    if value.len_bytes() as u64 > limits.output {
+        return Err(StepFailure::Output { limit: limits.output });
+    }
+    undecodable(&value, schema).map_or(Ok(value), |fault| Err(StepFailure::Answer(fault)))
+}
+
+/// Returns the first message of the value that is not what the schema says.
+pub(crate) fn undecodable(value: &Value, schema: &Schema) -> Option<AnswerFault> {
+    let many = value.arity() == Arity::Many;
+    value.payloads().iter().map(Payload::bytes).enumerate().find_map(|(index, bytes)| {
+        let fault = schema.check(bytes).err()?;
+        let message = schema.message().to_owned();
+        Some(AnswerFault::Undecodable { index: many.then_some(index), message, fault })
+    })
+}
+
+/// Returns what a call that did not return means. A refusal by the host explains the crash that
+/// follows it, so refusals are looked at before the crash.
+fn explain(error: &wasmtime::Error, sandbox: &Sandbox, log: &GuestLog, limits: &Limits) -> StepFailure {
+    let trap = error.downcast_ref::<Trap>();
+    if log.exceeded() {
+        return StepFailure::Logs { limit: limits.logs };
+    }
+    if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+        return StepFailure::Exit { status: *status };
+    }
+    if let (Some(Trap::OutOfFuel), Some(limit)) = (trap, limits.fuel) {
+        return StepFailure::Fuel { limit };
+    }
+    if sandbox.memory_refused() {
+        return StepFailure::Memory { limit: limits.memory };
+    }
+    if sandbox.tables_refused() {
+        return StepFailure::Tables { limit: limits.table_elements };
+    }
+    let reason = error.root_cause().to_string();
+    // Wasmtime has no public type for this error; a test holds that the words still match.
+    if reason.contains("fuel allocated for hostcalls has been exhausted") {
+        return StepFailure::Output { limit: limits.output };
+    }
+    let place = error
+        .downcast_ref::<wasmtime::WasmBacktrace>()
+        .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
+        .map(|function| format!(" in `{function}`"));
+    StepFailure::Trap {
+        reason: reason + &place.unwrap_or_default(),
+        stderr: bearable(&log.finish(), LONGEST_MESSAGE),
+    }
+}

@@ -1,0 +1,175 @@
+//! Owns the loop that carries an execution out: lanes take what is ready, attempt it, and report.
+//! Never decides what is ready.
+//!
+//! The first lane is the caller's own future, so that a chain of steps costs no task switch. Where
+//! more is ready than one lane is at, helpers are spawned, up to one lane a processor. A lane polls
+//! a new attempt at once and keeps it aside only if it waits.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use docket_graph::StopReason;
+use futures_util::StreamExt as _;
+use futures_util::future::Abortable;
+use futures_util::stream::FuturesUnordered;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::attempt;
+use crate::board::{Run, Turn};
+use crate::call::Called;
+use crate::clock;
+use crate::engine::TICK;
+
+/// The most attempts that one lane has under way: enough for a thousand guests that wait, and a
+/// bound on what a wide graph holds in memory.
+const LANE_WIDTH: usize = 1024;
+
+/// What stops an execution from outside.
+pub(crate) struct Stops {
+    /// When its time is over.
+    pub(crate) deadline: Option<Instant>,
+    /// By its caller.
+    pub(crate) cancelled: CancellationToken,
+    /// By its host.
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Carries the run to its end.
+///
+/// # Cancel safety
+/// When dropped, everything that the run has under way is stopped, and nothing of it outlives the
+/// time slice of a guest that is computing just then.
+pub(crate) async fn drive(run: &Arc<Run>, lanes: usize, stops: Stops) {
+    let _abandoned = StopOnDrop(run);
+    let mut lane = Lane::new(run);
+    let mut helpers = JoinSet::new();
+    let deadline = clock::sleep_until(stops.deadline);
+    tokio::pin!(deadline);
+    let mut stopped = false;
+    loop {
+        let pace = lane.take_ready(|| {
+            if helpers.len() + 1 < lanes {
+                helpers.spawn(help(Arc::clone(run)));
+            }
+        });
+        if run.is_over() {
+            break;
+        }
+        pace.keep(run).await;
+        tokio::select! {
+            biased;
+            () = stops.cancelled.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
+            () = stops.shutdown.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Shutdown) }
+            () = &mut deadline, if !stopped => { stopped = true; run.stop(StopReason::Deadline) }
+            () = lane.complete_next(), if !lane.is_idle() => {}
+            Some(joined) = helpers.join_next(), if !helpers.is_empty() => {
+                // A helper ends when it finds nothing to do; it panics only on a fault of ours.
+                if let Err(error) = joined { std::panic::resume_unwind(error.into_panic()) }
+            }
+            () = run.changed.notified() => {}
+        }
+    }
+}
+
+/// A further lane: ends when it has nothing under way and finds nothing ready.
+async fn help(run: Arc<Run>) {
+    let mut lane = Lane::new(&run);
+    loop {
+        let pace = lane.take_ready(|| run.changed.notify_one());
+        if lane.is_idle() {
+            break;
+        }
+        pace.keep(&run).await;
+        lane.complete_next().await;
+    }
+}
+
+/// Whether a lane has held its thread for about a time slice.
+#[must_use]
+enum Pace {
+    GoOn,
+    Yield,
+}
+
+impl Pace {
+    /// Lets other tasks, timers and sockets have the thread where it is time to, and makes sure
+    /// that the lane then looks again at what is ready.
+    async fn keep(self, run: &Run) {
+        match self {
+            Pace::GoOn => {}
+            Pace::Yield => {
+                run.changed.notify_one();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+type Attempt = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send>>;
+
+/// Attempts that one task carries out.
+struct Lane<'a> {
+    run: &'a Arc<Run>,
+    waiting: FuturesUnordered<Attempt>,
+}
+
+impl<'a> Lane<'a> {
+    fn new(run: &'a Arc<Run>) -> Self {
+        Self { run, waiting: FuturesUnordered::new() }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Begins what is ready, and calls `more` when another lane could take a part.
+    fn take_ready(&mut self, mut more: impl FnMut()) -> Pace {
+        while self.waiting.len() < LANE_WIDTH
+            && let Some((turn, stop, more_ready)) = self.run.take()
+        {
+            if more_ready {
+                more();
+            }
+            let attempt = Abortable::new(attempt(Arc::clone(self.run), turn), stop);
+            let mut attempt: Attempt = Box::pin(async move { (turn, attempt.await.ok()) });
+            let began = clock::now();
+            match poll_once(&mut attempt) {
+                Poll::Ready((turn, called)) => self.run.complete(turn, called),
+                Poll::Pending => {
+                    self.waiting.push(attempt);
+                    if clock::now().duration_since(began) > TICK / 2 {
+                        return Pace::Yield;
+                    }
+                }
+            }
+        }
+        Pace::GoOn
+    }
+
+    /// Waits for one attempt of this lane to end.
+    async fn complete_next(&mut self) {
+        if let Some((turn, called)) = self.waiting.next().await {
+            self.run.complete(turn, called);
+        }
+    }
+}
+
+/// Polls a future that may well be ready, without a way to wake anyone: if it is not ready it goes
+/// to a set, which polls it again with its own waker.
+fn poll_once(attempt: &mut Attempt) -> Poll<(Turn, Option<Called>)> {
+    attempt.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+}
+
+/// Stops a run whose future is dropped before it is over: its caller has gone.
+struct StopOnDrop<'a>(&'a Arc<Run>);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_over() {
+            self.0.abandon();
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Owns the name of an execution.
+
+use std::sync::Arc;
+
+/// The longest id, in bytes: what every store can index.
+const LONGEST: usize = 128;
+
+/// The name of an execution: given by the caller, or a new one that sorts by time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExecutionId(Arc<str>);
+
+/// Why a text is no execution id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not an execution id: it must have 1 to {LONGEST} visible ASCII characters", .0.escape_debug())]
+pub struct ExecutionIdError(String);
+
+impl ExecutionId {
+    /// Returns the id that the text names.
+    ///
+    /// # Errors
+    /// Unless the text has 1 to 128 visible ASCII characters: ids travel in URLs, headers and logs.
+    pub fn parse(text: &str) -> Result<Self, ExecutionIdError> {
+        let fits = (1..=LONGEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if fits { Ok(Self(text.into())) } else { Err(ExecutionIdError(text.chars().take(LONGEST).collect())) }
+    }
+
+    /// Returns a new id: a UUID of version 7, so that ids sort by the time they were made.
+    pub fn new() -> Self {
+        Self(uuid::Uuid::now_v7().to_string().into())
+    }
+
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ExecutionId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl serde::Serialize for ExecutionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}

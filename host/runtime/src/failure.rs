@@ -1,0 +1,230 @@
+//! Owns every way in which an attempt, a step and an execution can end badly, with the words for it.
+
+use std::time::Duration;
+
+use docket_graph::{Arity, FailureClass, StepName, StopReason, WireFault};
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepFailure {
+    /// The step reported a failure itself.
+    #[error("{message}{}", code.as_ref().map(|code| format!(" (code `{code}`)")).unwrap_or_default())]
+    Reported {
+        /// [`FailureClass::Retryable`], [`FailureClass::Permanent`] or [`FailureClass::Abort`].
+        class: FailureClass,
+        /// The step's word for machines.
+        code: Option<String>,
+        /// The step's sentence for people.
+        message: String,
+        /// The least delay that the step asks for.
+        retry_after: Option<Duration>,
+    },
+    /// The attempt took longer than its limit; what it would have answered later is refused.
+    #[error("timed out after {}", humane(*limit))]
+    Timeout {
+        /// The limit of one attempt.
+        limit: Duration,
+    },
+    /// The guest was refused more linear memory, and did not get over it.
+    #[error("needs more memory than its limit of {limit} bytes")]
+    Memory {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The guest was refused more table elements, and did not get over it.
+    #[error("needs more table elements than its limit of {limit}")]
+    Tables {
+        /// In elements.
+        limit: u64,
+    },
+    /// The guest used up its budget of instructions.
+    #[error("used up its budget of {limit} fuel units")]
+    Fuel {
+        /// In wasmtime's fuel units.
+        limit: u64,
+    },
+    /// The answer is too large.
+    #[error("answered with more than its limit of {limit} bytes")]
+    Output {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The guest wrote too much to stdout and stderr.
+    #[error("wrote more than its limit of {limit} bytes to stdout and stderr")]
+    Logs {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The guest crashed.
+    #[error("trapped: {reason}{}", said(stderr))]
+    Trap {
+        /// What went wrong, and where in the guest.
+        reason: String,
+        /// The end of what the guest wrote to stderr.
+        stderr: String,
+    },
+    /// The guest ended its process instead of returning.
+    #[error("called exit with status {status} instead of returning")]
+    Exit {
+        /// The status it gave.
+        status: i32,
+    },
+    /// The answer is not what the step declared.
+    #[error("gave a wrong answer: {0}")]
+    Answer(AnswerFault),
+    /// The host itself failed; a fault of ours, not of the step.
+    #[error("internal error of the host: {0}")]
+    Internal(String),
+}
+
+/// How an answer differs from the declaration.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AnswerFault {
+    /// One message where many were declared, or the other way round.
+    #[error("it declares {declared:?} for its output and answered with {given:?}")]
+    Arity {
+        /// What the step declares.
+        declared: Arity,
+        /// What it gave.
+        given: Arity,
+    },
+    /// Bytes that are not the declared message.
+    #[error("the bytes{} are not a `{message}`: {fault}", place(*index))]
+    Undecodable {
+        /// Which one of many.
+        index: Option<usize>,
+        /// The message that the step declares.
+        message: String,
+        /// What is wrong with the bytes.
+        fault: WireFault,
+    },
+}
+
+fn place(index: Option<usize>) -> String {
+    index.map(|index| format!(" of item {index}")).unwrap_or_default()
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; stderr ended with: {stderr}") }
+}
+
+/// Returns the duration as people say it: whole milliseconds, or seconds where it is even.
+fn humane(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis >= 1000 && millis.is_multiple_of(1000) { format!("{} s", millis / 1000) } else { format!("{millis} ms") }
+}
+
+impl StepFailure {
+    /// Returns the class that decides about retries.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            StepFailure::Reported { class, .. } => *class,
+            StepFailure::Timeout { .. } => FailureClass::Timeout,
+            StepFailure::Memory { .. } => FailureClass::Memory,
+            StepFailure::Tables { .. } => FailureClass::Table,
+            StepFailure::Fuel { .. } => FailureClass::Fuel,
+            StepFailure::Output { .. } => FailureClass::Output,
+            StepFailure::Logs { .. } => FailureClass::Logs,
+            StepFailure::Trap { .. } => FailureClass::Trap,
+            StepFailure::Exit { .. } => FailureClass::Exit,
+            StepFailure::Answer(_) => FailureClass::Answer,
+            StepFailure::Internal(_) => FailureClass::Internal,
+        }
+    }
+
+    /// Returns the step's word for machines, where it gave one.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            StepFailure::Reported { code, .. } => code.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Returns the least delay that the step asked for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            StepFailure::Reported { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Why an execution has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecutionError {
+    /// A step failed and was not, or not again, retried.
+    #[error("step `{step}` failed after {attempts} {}", times(*attempts))]
+    Failed {
+        /// The step that failed first.
+        step: StepName,
+        /// The attempts that it really made.
+        attempts: u32,
+        /// What the last of them ended with.
+        source: StepFailure,
+    },
+    /// A step asked for the whole execution to stop.
+    #[error("step `{step}` aborted the execution")]
+    Aborted {
+        /// The step that aborted.
+        step: StepName,
+        /// What it said.
+        source: StepFailure,
+    },
+    /// The execution took longer than its deadline.
+    #[error("the execution passed its deadline of {}", humane(*limit))]
+    Deadline {
+        /// The time it had.
+        limit: Duration,
+    },
+    /// The caller cancelled, or left.
+    #[error("the execution was cancelled")]
+    Cancelled,
+    /// The host was shut down.
+    #[error("the host was shut down before the execution ended")]
+    Shutdown,
+}
+
+fn times(attempts: u32) -> &'static str {
+    if attempts == 1 { "attempt" } else { "attempts" }
+}
+
+impl ExecutionError {
+    /// Returns the error for an execution that was stopped from outside.
+    pub(crate) fn stopped(reason: StopReason, limit: Option<Duration>) -> Self {
+        match reason {
+            StopReason::Cancelled => ExecutionError::Cancelled,
+            StopReason::Shutdown => ExecutionError::Shutdown,
+            StopReason::Deadline => ExecutionError::Deadline { limit: limit.unwrap_or_default() },
+        }
+    }
+}
+
+/// Who must act on an error. One function turns it into an exit code, another into an HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller: the request is wrong.
+    Invalid,
+    /// The author of a step: a guest failed.
+    Guest,
+    /// Nobody: it was stopped on purpose, or ran out of time.
+    Cancelled,
+    /// The operator: the host cannot serve just now.
+    Unavailable,
+    /// We: a fault of the host.
+    Internal,
+}
+
+impl ExecutionError {
+    /// Returns who must act.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            ExecutionError::Failed { source: StepFailure::Internal(_), .. } => ErrorKind::Internal,
+            ExecutionError::Failed { .. } | ExecutionError::Aborted { .. } => ErrorKind::Guest,
+            ExecutionError::Deadline { .. } | ExecutionError::Cancelled => ErrorKind::Cancelled,
+            ExecutionError::Shutdown => ErrorKind::Unavailable,
+        }
+    }
+}

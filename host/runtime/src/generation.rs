@@ -1,0 +1,279 @@
+//! Owns a set of loaded modules as one thing: the graph inferred from them and, for each step, all
+//! that an attempt needs. Immutable once made; executions keep the generation they began with.
+
+use std::sync::Arc;
+
+use docket_graph::{Graph, RawStep, Retry, StepId, StepName};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+
+use crate::artifact::ArtifactStore;
+use crate::bindings::StepModulePre;
+use crate::digest::Digest;
+use crate::engine::{self, EpochTicker, Metering, PoolSize};
+use crate::module::{Import, LoadFault, Loader, Module, ModuleSource, classify};
+use crate::options::{Effective, HostOptions, Limits};
+use crate::sandbox::{self, Sandbox, StepConfig};
+
+/// An engine with all that comes with it.
+pub(crate) struct Engine {
+    pub(crate) engine: wasmtime::Engine,
+    pub(crate) linker: Linker<Sandbox>,
+    _ticker: EpochTicker,
+}
+
+impl Engine {
+    pub(crate) fn new(metering: Metering, options: &HostOptions) -> wasmtime::Result<Self> {
+        let pool = PoolSize {
+            instances: options.max_instances,
+            memory: options.caps.memory,
+            table_elements: options.caps.table_elements,
+        };
+        let engine = wasmtime::Engine::new(&engine::config(metering, pool))?;
+        let linker = sandbox::linker(&engine)?;
+        let ticker = EpochTicker::start(&engine)?;
+        Ok(Self { engine, linker, _ticker: ticker })
+    }
+}
+
+/// All faults that were found while loading modules, in a fixed order.
+#[derive(Debug)]
+pub struct LoadErrors(pub Vec<LoadFault>);
+
+impl std::fmt::Display for LoadErrors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            write!(f, "{}{fault}", if index == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for LoadErrors {}
+
+/// A set of modules and the graph inferred from them.
+pub struct Generation {
+    graph: Graph,
+    modules: Vec<ModuleFacts>,
+    steps: Vec<StepCode>,
+    /// Kept alive for as long as a step may run.
+    _engines: Vec<Arc<Engine>>,
+}
+
+/// What is known of a loaded module.
+#[derive(Clone, Debug)]
+pub struct ModuleFacts {
+    /// Its file below the module directory.
+    pub name: Arc<str>,
+    /// The SHA-256 of the file.
+    pub digest: Digest,
+    /// The interfaces that it imports, sorted.
+    pub imports: Vec<String>,
+}
+
+/// How far the answers of a step depend on anything but its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purity {
+    /// A function of its inputs: it imports no clock, no randomness, and nothing is granted.
+    Pure,
+    /// A function of its inputs, its configuration and its execution's start.
+    Deterministic,
+}
+
+impl ModuleFacts {
+    /// Returns how far the module's answers depend on anything but the inputs, and the imports
+    /// that make it so.
+    pub fn purity(&self) -> (Purity, Vec<&str>) {
+        let beyond_inputs =
+            |import: &&str| matches!(classify(import), Import::Circumstances | Import::Config);
+        let because: Vec<&str> = self.imports.iter().map(String::as_str).filter(beyond_inputs).collect();
+        (if because.is_empty() { Purity::Pure } else { Purity::Deterministic }, because)
+    }
+
+    /// Returns the imports that work only with a grant.
+    pub fn needs_granted(&self) -> Vec<&str> {
+        let granted = |import: &&str| matches!(classify(import), Import::Config | Import::Http);
+        self.imports.iter().map(String::as_str).filter(granted).collect()
+    }
+}
+
+/// All that an attempt at one step needs.
+pub(crate) struct StepCode {
+    pub(crate) name: StepName,
+    pub(crate) module: Arc<str>,
+    pub(crate) pre: StepModulePre<Sandbox>,
+    pub(crate) limits: Limits,
+    pub(crate) retry: Retry,
+    pub(crate) config: Option<StepConfig>,
+    /// Holds the step's own bound on concurrent attempts, where it has one.
+    pub(crate) gate: Option<Arc<Semaphore>>,
+    /// A hash begun with what identifies the step and its code, for idempotency keys.
+    pub(crate) identity: Sha256,
+}
+
+impl Generation {
+    /// Returns the graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Returns the modules, in the order in which they were given.
+    pub fn modules(&self) -> &[ModuleFacts] {
+        &self.modules
+    }
+
+    /// Returns how attempts at a step are limited.
+    pub fn limits(&self, step: StepId) -> &Limits {
+        &self.code(step).limits
+    }
+
+    /// Returns how failed attempts at a step are retried.
+    pub fn retry(&self, step: StepId) -> &Retry {
+        &self.code(step).retry
+    }
+
+    pub(crate) fn code(&self, step: StepId) -> &StepCode {
+        &self.steps[step.index()]
+    }
+}
+
+/// What it takes to make generations.
+pub(crate) struct Loading<'a> {
+    pub(crate) options: &'a HostOptions,
+    pub(crate) artifacts: &'a ArtifactStore,
+    pub(crate) plain: &'a Arc<Engine>,
+    pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
+}
+
+impl Loading<'_> {
+    /// Loads all modules and infers their graph.
+    ///
+    /// # Errors
+    /// Every fault of every module and, of those that load, every fault of their graph.
+    pub(crate) async fn generation(&self, sources: &[ModuleSource]) -> Result<Generation, LoadErrors> {
+        let loader = self.loader(self.plain);
+        let mut modules = Vec::new();
+        let mut faults = Vec::new();
+        for source in sources {
+            match loader.load(source).await {
+                Ok(module) => modules.push(module),
+                Err(found) => faults.extend(found),
+            }
+        }
+        for module in &modules {
+            faults.extend(self.ungranted(module));
+        }
+        // Where no module loads, that nothing is left to make a graph of is no fault of its own.
+        if modules.is_empty() && !faults.is_empty() {
+            return Err(LoadErrors(faults));
+        }
+        match Graph::read(modules.iter().map(|module| (&*module.name, &module.declared))) {
+            Ok(graph) if faults.is_empty() => {
+                self.assemble(graph, modules).map_err(|fault| LoadErrors(vec![fault]))
+            }
+            Ok(_) => Err(LoadErrors(faults)),
+            Err(found) => {
+                faults.extend(found.into_faults().into_iter().map(|fault| LoadFault::Graph(Box::new(fault))));
+                Err(LoadErrors(faults))
+            }
+        }
+    }
+
+    fn loader<'b>(&'b self, engine: &'b Engine) -> Loader<'b> {
+        Loader {
+            engine: &engine.engine,
+            linker: &engine.linker,
+            artifacts: self.artifacts,
+            compiling: self.compiling,
+        }
+    }
+
+    /// A module may import `wasi:config` once the operator has configured one of its steps.
+    fn ungranted(&self, module: &Module) -> Option<LoadFault> {
+        let import = module.imports.iter().find(|import| classify(import) == Import::Config)?;
+        let configured = |step: &RawStep| {
+            self.options.steps.get(&step.name).is_some_and(|options| options.config.is_some())
+        };
+        let granted = module.declared.steps.iter().any(configured);
+        (!granted).then(|| LoadFault::NeedsGrant {
+            module: Arc::clone(&module.name),
+            import: import.clone(),
+            how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+        })
+    }
+
+    fn assemble(&self, graph: Graph, modules: Vec<Module>) -> Result<Generation, LoadFault> {
+        let metered = self.metered_engine(&graph)?;
+        let mut metered_pres: Vec<Option<StepModulePre<Sandbox>>> = vec![None; modules.len()];
+        let mut steps = Vec::new();
+        for (_, step) in graph.steps() {
+            let index = step.module;
+            let module = &modules[index];
+            let Effective { limits, retry, max_concurrency, config } =
+                self.options.effective(step.name.as_ref(), &step.policy);
+            let pre = match (&metered, limits.fuel) {
+                (Some(engine), Some(_)) => match &metered_pres[index] {
+                    Some(pre) => pre.clone(),
+                    None => {
+                        let pre = self.loader(engine).reload(module)?;
+                        metered_pres[index].insert(pre).clone()
+                    }
+                },
+                _ => module.pre.clone(),
+            };
+            steps.push(StepCode {
+                name: step.name.clone(),
+                module: Arc::clone(&module.name),
+                pre,
+                limits,
+                retry,
+                config: config.map(Arc::new),
+                gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
+                identity: identity(step, &module.digest),
+            });
+        }
+        for module in modules.iter().filter(|module| module.described_now) {
+            self.artifacts.keep_declared(&module.digest, &module.declared);
+        }
+        let facts = |module: Module| ModuleFacts {
+            name: module.name,
+            digest: module.digest,
+            imports: module.imports,
+        };
+        let engines = [Some(Arc::clone(self.plain)), metered].into_iter().flatten().collect();
+        Ok(Generation { graph, modules: modules.into_iter().map(facts).collect(), steps, _engines: engines })
+    }
+
+    /// The engine that counts instructions exists only where some step has a budget.
+    fn metered_engine(&self, graph: &Graph) -> Result<Option<Arc<Engine>>, LoadFault> {
+        let metered = graph
+            .steps()
+            .any(|(_, step)| self.options.effective(step.name.as_ref(), &step.policy).limits.fuel.is_some());
+        if !metered {
+            return Ok(None);
+        }
+        Engine::new(Metering::Fuel, self.options)
+            .map(|engine| Some(Arc::new(engine)))
+            .map_err(|error| LoadFault::Engine { reason: format!("{error:#}") })
+    }
+}
+
+/// Begins the hash of a step's idempotency keys: name and code. The rest is added per attempt.
+fn identity(step: &docket_graph::Step, digest: &Digest) -> Sha256 {
+    let mut hash = Sha256::new();
+    frame(&mut hash, b"docket idempotency key 1");
+    frame(&mut hash, step.name.as_ref().as_bytes());
+    match &step.version {
+        Some(version) => frame(&mut hash, version.as_bytes()),
+        None => frame(&mut hash, digest.as_bytes()),
+    }
+    hash
+}
+
+/// Adds a part behind its length, so that no two lists of parts hash alike.
+pub(crate) fn frame(hash: &mut Sha256, part: &[u8]) {
+    hash.update((part.len() as u64).to_le_bytes());
+    hash.update(part);
+}

@@ -1,0 +1,231 @@
+//! Owns what a guest writes to stdout and stderr: cuts it into lines for the observer, counts it
+//! against the step's limit, and remembers the end of stderr for the message of a trap.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+
+/// Which of its two outputs a guest wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// Returns `stdout` or `stderr`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
+/// A longer line is passed on in pieces of this many bytes, so that a guest without newlines
+/// cannot make the host hold all that it writes.
+const LONGEST_LINE: usize = 8 << 10;
+
+/// How much of the end of stderr is kept for the message of a trap, in bytes.
+const TAIL: usize = 2 << 10;
+
+/// What one write may hand over, in bytes.
+const PERMIT: usize = 64 << 10;
+
+/// Takes the lines of one attempt, in order.
+pub(crate) type LineSink = Arc<dyn Fn(Stream, &str) + Send + Sync>;
+
+/// The error that stops a guest which has written too much.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit on what a step may write to stdout and stderr was reached")]
+pub(crate) struct TooMuchOutput;
+
+/// Both outputs of one attempt. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct GuestLog(Arc<Mutex<State>>);
+
+struct State {
+    sink: LineSink,
+    /// Bytes that may still be written.
+    left: u64,
+    exceeded: bool,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl GuestLog {
+    pub(crate) fn new(limit: u64, sink: LineSink) -> Self {
+        let (stdout, stderr, tail) = Default::default();
+        Self(Arc::new(Mutex::new(State { sink, left: limit, exceeded: false, stdout, stderr, tail })))
+    }
+
+    /// Returns the stream to hand to WASI.
+    pub(crate) fn stream(&self, stream: Stream) -> LogStream {
+        LogStream { log: self.clone(), stream }
+    }
+
+    /// Returns whether the guest tried to write more than its limit.
+    pub(crate) fn exceeded(&self) -> bool {
+        self.lock().exceeded
+    }
+
+    /// Passes on what does not end in a newline, and returns the end of stderr.
+    pub(crate) fn finish(&self) -> String {
+        let mut state = self.lock();
+        state.flush(Stream::Stdout);
+        state.flush(Stream::Stderr);
+        String::from_utf8_lossy(&std::mem::take(&mut state.tail)).trim().to_owned()
+    }
+
+    fn write(&self, stream: Stream, bytes: &[u8]) -> Result<(), TooMuchOutput> {
+        let mut state = self.lock();
+        let allowed = usize::try_from(state.left).unwrap_or(usize::MAX).min(bytes.len());
+        state.left -= allowed as u64;
+        state.append(stream, &bytes[..allowed]);
+        if allowed < bytes.len() {
+            state.exceeded = true;
+            return Err(TooMuchOutput);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn append(&mut self, stream: Stream, bytes: &[u8]) {
+        if stream == Stream::Stderr {
+            self.tail.extend_from_slice(bytes);
+            let excess = self.tail.len().saturating_sub(TAIL);
+            self.tail.drain(..excess);
+        }
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for chunk in piece.chunks(LONGEST_LINE) {
+                self.buffer(stream).extend_from_slice(chunk);
+                let buffer = self.buffer(stream);
+                if buffer.ends_with(b"\n") || buffer.len() >= LONGEST_LINE {
+                    self.flush(stream);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, stream: Stream) {
+        let line = std::mem::take(self.buffer(stream));
+        if !line.is_empty() {
+            let line = String::from_utf8_lossy(&line);
+            (self.sink)(stream, line.trim_end_matches(['\n', '\r']));
+        }
+    }
+
+    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+}
+
+/// One of a guest's outputs, as WASI wants it.
+#[derive(Clone)]
+pub(crate) struct LogStream {
+    log: GuestLog,
+    stream: Stream,
+}
+
+impl IsTerminal for LogStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogStream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        // Only preview 3 asks for this form, and it is not linked.
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.log.write(self.stream, &bytes).map_err(|error| StreamError::Trap(error.into()))
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(PERMIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(limit: u64, writes: &[(Stream, &[u8])]) -> (Vec<(Stream, String)>, GuestLog) {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let log = GuestLog::new(
+            limit,
+            Arc::new(move |stream, line| sink.lock().unwrap().push((stream, line.to_owned()))),
+        );
+        for (stream, bytes) in writes {
+            let _ = log.write(*stream, bytes);
+        }
+        log.finish();
+        let lines = lines.lock().unwrap().clone();
+        (lines, log)
+    }
+
+    #[test]
+    fn writes_are_cut_into_lines_of_their_stream() {
+        let (lines, _) = lines_of(
+            1000,
+            &[(Stream::Stdout, b"a\nb"), (Stream::Stderr, b"oops\r\n"), (Stream::Stdout, b"c\n\nlast")],
+        );
+        let expected = [
+            (Stream::Stdout, "a"),
+            (Stream::Stderr, "oops"),
+            (Stream::Stdout, "bc"),
+            (Stream::Stdout, ""),
+            (Stream::Stdout, "last"),
+        ];
+        assert_eq!(lines, expected.map(|(stream, line)| (stream, line.to_owned())));
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_cut_off_and_remembered() {
+        let (lines, log) = lines_of(4, &[(Stream::Stdout, b"abcdef\n")]);
+        assert_eq!(lines, [(Stream::Stdout, "abcd".to_owned())]);
+        assert!(log.exceeded());
+        let (_, log) = lines_of(7, &[(Stream::Stdout, b"abcdef\n")]);
+        assert!(!log.exceeded());
+    }
+
+    #[test]
+    fn a_line_without_end_is_passed_on_in_pieces() {
+        let (lines, _) = lines_of(1 << 20, &[(Stream::Stdout, &vec![b'x'; LONGEST_LINE * 2 + 3])]);
+        let lengths: Vec<_> = lines.iter().map(|(_, line)| line.len()).collect();
+        assert_eq!(lengths, [LONGEST_LINE, LONGEST_LINE, 3]);
+    }
+}

@@ -1,0 +1,47 @@
+//! docket-runtime carries executions out: it loads step modules, runs what a request needs in
+//! sandboxes, and tells what happened. What to run next is decided by docket-graph.
+//!
+//! [`Host`] is the front door; [`Request`] goes in, [`Outcome`] comes out. The modules below stand
+//! in reading order, and each refers only to those above it.
+
+mod clock;
+mod digest;
+mod options;
+mod value;
+mod guest_clock;
+mod guest_log;
+mod execution_id;
+mod failure;
+mod sandbox;
+mod bindings;
+mod artifact;
+mod call;
+mod engine;
+mod module;
+mod generation;
+mod report;
+mod observer;
+mod board;
+mod attempt;
+mod drive;
+mod request;
+mod host;
+
+pub use artifact::ArtifactError;
+pub use call::{DESCRIBE_TIMEOUT, Usage};
+pub use digest::Digest;
+pub use engine::{EpochTicker, Metering, PoolSize, TICK, config as engine_config};
+pub use execution_id::{ExecutionId, ExecutionIdError};
+pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
+pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
+pub use guest_log::Stream;
+pub use host::{BuildError, Canceller, Drained, Execution, Host, HostBuilder, Outcome, OutcomeError};
+pub use module::{LoadFault, ModuleSource};
+pub use observer::{Event, Observer};
+pub use options::{
+    Artifacts, Caps, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_TABLE_ELEMENTS, DEFAULT_TIMEOUT,
+    Effective, HostOptions, Limits, RetryOptions, StepOptions,
+};
+pub use report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
+pub use request::{Request, RequestError};
+pub use value::{Payload, Value};

@@ -1,0 +1,317 @@
+//! Owns the way from a file to a module that can be called: recognise, compile or load, check the
+//! imports, link, describe. All that a file can do wrong has its own error here. Never runs a step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use docket_graph::{Fault, RawModule};
+use wasmtime::component::{Component, Linker};
+
+use crate::artifact::ArtifactStore;
+use crate::bindings::StepModulePre;
+use crate::call;
+use crate::digest::Digest;
+use crate::failure::StepFailure;
+use crate::sandbox::Sandbox;
+
+/// Why a file is not a step module that this host can use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadFault {
+    /// The directory cannot be listed.
+    #[error("cannot read the module directory `{}`: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no module at all.
+    #[error("no `*.wasm` file below `{}`; build the modules first, or name another directory", path.display())]
+    NoModules {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("module `{module}` cannot be read: {source}")]
+    Read {
+        /// The module's file.
+        module: Arc<str>,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is something else.
+    #[error("module `{module}` is not WebAssembly; remove it, or build it as a component")]
+    NotWasm {
+        /// The module's file.
+        module: Arc<str>,
+    },
+    /// The file is a core module.
+    #[error(
+        "module `{module}` is a core WebAssembly module, not a component; \
+         build it for `wasm32-wasip2` or wrap it with `wasm-tools component new`"
+    )]
+    CoreModule {
+        /// The module's file.
+        module: Arc<str>,
+    },
+    /// The bytes are no valid component.
+    #[error("module `{module}` is damaged, truncated or needs a feature this host lacks: {reason}")]
+    Invalid {
+        /// The module's file.
+        module: Arc<str>,
+        /// What the compiler said.
+        reason: String,
+    },
+    /// The component is not a step module.
+    #[error("module `{module}` does not export `docket:step/step@0.1.0`: {reason}")]
+    NoStepExport {
+        /// The module's file.
+        module: Arc<str>,
+        /// What exactly is missing or differs.
+        reason: String,
+    },
+    /// The component wants something that only a grant gives.
+    #[error("module `{module}` imports `{import}`, which needs a grant: {how}")]
+    NeedsGrant {
+        /// The module's file.
+        module: Arc<str>,
+        /// The interface.
+        import: String,
+        /// What the operator can do.
+        how: &'static str,
+    },
+    /// The component wants something that nobody can give.
+    #[error("module `{module}` imports `{import}`, which this host does not offer")]
+    UnknownImport {
+        /// The module's file.
+        module: Arc<str>,
+        /// The interface or function.
+        import: String,
+    },
+    /// The component's imports are known, but not in this form.
+    #[error("module `{module}` cannot be linked: {reason}")]
+    Link {
+        /// The module's file.
+        module: Arc<str>,
+        /// What the linker said.
+        reason: String,
+    },
+    /// The module did not say what it offers.
+    #[error("module `{module}` failed to describe itself: {source}")]
+    Describe {
+        /// The module's file.
+        module: Arc<str>,
+        /// How the call ended.
+        source: StepFailure,
+    },
+    /// The engine for steps with a fuel budget cannot be made.
+    #[error("the engine that counts instructions cannot be made: {reason}")]
+    Engine {
+        /// What wasmtime said.
+        reason: String,
+    },
+    /// The declarations are wrong, alone or together.
+    #[error("{0}")]
+    Graph(Box<Fault>),
+}
+
+/// A module as it comes: its name for messages, and the bytes of its file.
+#[derive(Clone)]
+pub struct ModuleSource {
+    name: Arc<str>,
+    bytes: Arc<[u8]>,
+}
+
+impl ModuleSource {
+    /// Returns a module of this name and these bytes.
+    pub fn new(name: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self { name: name.into(), bytes: bytes.into() }
+    }
+
+    /// Returns every `*.wasm` file below the directory, in the order of the paths below it, which
+    /// are also the modules' names.
+    ///
+    /// # Errors
+    /// All files and directories that cannot be read; or that there are none.
+    pub fn in_dir(dir: &Path) -> Result<Vec<Self>, Vec<LoadFault>> {
+        let mut modules = Vec::new();
+        let mut faults = Vec::new();
+        for entry in walkdir::WalkDir::new(dir).follow_links(true).sort_by_file_name() {
+            match entry {
+                Ok(entry) => {
+                    let path = entry.path();
+                    if !entry.file_type().is_file() || path.extension().is_none_or(|e| e != "wasm") {
+                        continue;
+                    }
+                    match Self::in_file(path, dir) {
+                        Ok(module) => modules.push(module),
+                        Err(fault) => faults.push(fault),
+                    }
+                }
+                Err(error) => {
+                    let path = error.path().unwrap_or(dir).to_owned();
+                    let source = std::io::Error::from(error);
+                    faults.push(LoadFault::Directory { path, source });
+                }
+            }
+        }
+        if modules.is_empty() && faults.is_empty() {
+            faults.push(LoadFault::NoModules { path: dir.to_owned() });
+        }
+        if faults.is_empty() { Ok(modules) } else { Err(faults) }
+    }
+
+    /// Returns the module in this file, named by its path below `dir`.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn in_file(path: &Path, dir: &Path) -> Result<Self, LoadFault> {
+        let name: Arc<str> = path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into();
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Self { name, bytes: bytes.into() }),
+            Err(source) => Err(LoadFault::Read { module: name, source }),
+        }
+    }
+
+    /// Returns the name for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A compiled, linked and described module.
+pub(crate) struct Module {
+    pub(crate) name: Arc<str>,
+    pub(crate) digest: Digest,
+    pub(crate) imports: Vec<String>,
+    pub(crate) declared: RawModule,
+    /// Whether it was asked just now, and not in an earlier run of the host.
+    pub(crate) described_now: bool,
+    pub(crate) pre: StepModulePre<Sandbox>,
+    pub(crate) source: ModuleSource,
+}
+
+/// What loading a module needs of its host.
+pub(crate) struct Loader<'a> {
+    pub(crate) engine: &'a wasmtime::Engine,
+    pub(crate) linker: &'a Linker<Sandbox>,
+    pub(crate) artifacts: &'a ArtifactStore,
+    /// Called with the name of a module before it is compiled, which takes a while.
+    pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
+}
+
+impl Loader<'_> {
+    /// Loads one module. Compiling blocks the thread for up to many seconds.
+    ///
+    /// # Errors
+    /// All that is wrong with this module by itself.
+    pub(crate) async fn load(&self, source: &ModuleSource) -> Result<Module, Vec<LoadFault>> {
+        let name = Arc::clone(&source.name);
+        let digest = Digest::of(&source.bytes);
+        let component = self.component(source, &digest).map_err(|fault| vec![fault])?;
+        let imports = imports(self.engine, &component);
+        let faults: Vec<_> = imports.iter().filter_map(|import| unknown(&name, import)).collect();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let pre = self.link(&name, &component).map_err(|fault| vec![fault])?;
+        let (declared, described_now) = match self.artifacts.declared(&digest) {
+            Some(declared) => (declared, false),
+            None => {
+                let described = call::describe(&pre, &digest).await;
+                let fault = |source| vec![LoadFault::Describe { module: Arc::clone(&name), source }];
+                (described.map_err(fault)?, true)
+            }
+        };
+        Ok(Module { name, digest, imports, declared, described_now, pre, source: source.clone() })
+    }
+
+    /// Returns the same module for another engine.
+    ///
+    /// # Errors
+    /// As [`Loader::load`]; a module that loads on one engine loads on the other.
+    pub(crate) fn reload(&self, module: &Module) -> Result<StepModulePre<Sandbox>, LoadFault> {
+        let component = self.component(&module.source, &module.digest)?;
+        self.link(&module.name, &component)
+    }
+
+    fn component(&self, source: &ModuleSource, digest: &Digest) -> Result<Component, LoadFault> {
+        let module = Arc::clone(&source.name);
+        // The first eight bytes: magic number, version, layer (0: core module, 1: component).
+        match source.bytes.get(..8) {
+            Some([0, b'a', b's', b'm', _, _, 1, 0]) => {}
+            Some([0, b'a', b's', b'm', _, _, 0, 0]) => return Err(LoadFault::CoreModule { module }),
+            _ => return Err(LoadFault::NotWasm { module }),
+        }
+        if !self.artifacts.knows(self.engine, digest) {
+            (self.compiling)(&source.name);
+        }
+        self.artifacts
+            .component(self.engine, digest, &source.bytes)
+            .map_err(|error| LoadFault::Invalid { module, reason: format!("{error:#}") })
+    }
+
+    fn link(&self, name: &Arc<str>, component: &Component) -> Result<StepModulePre<Sandbox>, LoadFault> {
+        let instance = self
+            .linker
+            .instantiate_pre(component)
+            .map_err(|error| LoadFault::Link { module: Arc::clone(name), reason: format!("{error:#}") })?;
+        StepModulePre::new(instance).map_err(|error| LoadFault::NoStepExport {
+            module: Arc::clone(name),
+            reason: format!("{error:#}"),
+        })
+    }
+}
+
+/// Returns the names of what the component imports, sorted.
+fn imports(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
+    let mut imports: Vec<_> =
+        component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect();
+    imports.sort();
+    imports
+}
+
+/// Packages of WASI preview 2 that every module may import: behind them is an empty context.
+const OPEN_PACKAGES: [&str; 6] =
+    ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
+
+/// What an import means for the module that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Import {
+    /// Always there, and always the same answers.
+    Open,
+    /// Time or randomness: virtual, and a function of the execution.
+    Circumstances,
+    /// `wasi:config`, by grant.
+    Config,
+    /// `wasi:http`, by grant.
+    Http,
+    /// Not offered.
+    Unknown,
+}
+
+/// Returns what an import of this name means.
+pub(crate) fn classify(import: &str) -> Import {
+    let package = import.split_once('/').map_or(import, |(package, _)| package);
+    match package {
+        "wasi:clocks" | "wasi:random" => Import::Circumstances,
+        "wasi:config" => Import::Config,
+        "wasi:http" => Import::Http,
+        package if OPEN_PACKAGES.contains(&package) => Import::Open,
+        _ => Import::Unknown,
+    }
+}
+
+fn unknown(module: &Arc<str>, import: &str) -> Option<LoadFault> {
+    let (module, name) = (Arc::clone(module), import.to_owned());
+    match classify(import) {
+        Import::Open | Import::Circumstances | Import::Config => None,
+        Import::Http => Some(LoadFault::NeedsGrant {
+            module,
+            import: name,
+            how: "this version of Docket cannot grant outgoing HTTP yet; remove the import",
+        }),
+        Import::Unknown => Some(LoadFault::UnknownImport { module, import: name }),
+    }
+}

@@ -1,0 +1,142 @@
+//! Owns what a caller asks of a host, and why it may be refused before anything runs.
+
+use std::time::{Duration, SystemTime};
+
+use docket_graph::{PlanErrors, Port, PortError};
+use prost::Name;
+
+use crate::execution_id::ExecutionId;
+use crate::failure::{AnswerFault, ErrorKind};
+use crate::value::Value;
+
+/// A wish for one output. Built up by its methods; a fault in it is reported when it is executed.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(crate) target: Result<Port, PortError>,
+    pub(crate) inputs: Vec<(Result<Port, PortError>, Value)>,
+    pub(crate) execution_id: Option<ExecutionId>,
+    pub(crate) started_at: Option<SystemTime>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Request {
+    /// Returns a request for what flows through this port.
+    pub fn new(target: Port) -> Self {
+        Self::asking(Ok(target))
+    }
+
+    /// Returns a request for a message of this type, without a label.
+    pub fn for_message<M: Name>() -> Self {
+        Self::asking(port_of::<M>(None))
+    }
+
+    /// Returns a request for a message of this type with this label.
+    pub fn for_labeled<M: Name>(label: &str) -> Self {
+        Self::asking(port_of::<M>(Some(label)))
+    }
+
+    fn asking(target: Result<Port, PortError>) -> Self {
+        let (inputs, execution_id, started_at, timeout) = Default::default();
+        Self { target, inputs, execution_id, started_at, timeout }
+    }
+
+    /// Gives a message for the port of its type.
+    #[must_use]
+    pub fn input<M: Name>(self, message: &M) -> Self {
+        self.given(port_of::<M>(None), Value::one(message.encode_to_vec()))
+    }
+
+    /// Gives a message for the port of its type with this label.
+    #[must_use]
+    pub fn labeled_input<M: Name>(self, label: &str, message: &M) -> Self {
+        self.given(port_of::<M>(Some(label)), Value::one(message.encode_to_vec()))
+    }
+
+    /// Gives a list of messages for the port of their type.
+    #[must_use]
+    pub fn inputs<'a, M: Name + 'a>(self, messages: impl IntoIterator<Item = &'a M>) -> Self {
+        let messages = messages.into_iter().map(M::encode_to_vec);
+        self.given(port_of::<M>(None), Value::many(messages))
+    }
+
+    /// Gives encoded messages for a port.
+    #[must_use]
+    pub fn value(self, port: Port, value: Value) -> Self {
+        self.given(Ok(port), value)
+    }
+
+    fn given(mut self, port: Result<Port, PortError>, value: Value) -> Self {
+        self.inputs.push((port, value));
+        self
+    }
+
+    /// Names the execution; without this it gets a new id.
+    #[must_use]
+    pub fn execution_id(mut self, id: ExecutionId) -> Self {
+        self.execution_id = Some(id);
+        self
+    }
+
+    /// Sets when the execution is said to have started; without this, now. Steps see no other
+    /// clock, so an execution with the same id, start and inputs can be repeated exactly.
+    #[must_use]
+    pub fn started_at(mut self, time: SystemTime) -> Self {
+        self.started_at = Some(time);
+        self
+    }
+
+    /// Sets the deadline of the whole execution, from its acceptance; without this it has none.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+fn port_of<M: Name>(label: Option<&str>) -> Result<Port, PortError> {
+    Port::new(&M::full_name(), label)
+}
+
+/// Why a request is refused before anything runs.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// A port of the request is none.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The request does not fit the graph.
+    #[error(transparent)]
+    Plan(#[from] PlanErrors),
+    /// A given message is not what its port says.
+    #[error("the input for `{port}` is wrong: {fault}")]
+    Input {
+        /// The port.
+        port: Port,
+        /// What is wrong with the bytes.
+        fault: AnswerFault,
+    },
+    /// A list is given where steps take one message.
+    #[error("the input for `{port}` is a list, but step `{step}` takes one message; give one")]
+    List {
+        /// The port.
+        port: Port,
+        /// The step.
+        step: docket_graph::StepName,
+    },
+    /// The host is shutting down.
+    #[error("the host is shutting down and takes no more executions")]
+    Closed,
+}
+
+impl RequestError {
+    /// Returns who must act.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            RequestError::Port(_)
+            | RequestError::Plan(_)
+            | RequestError::Input { .. }
+            | RequestError::List { .. } => ErrorKind::Invalid,
+            RequestError::Closed => ErrorKind::Unavailable,
+        }
+    }
+}

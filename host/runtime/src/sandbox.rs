@@ -1,0 +1,171 @@
+//! Owns what a guest can see and use: the state behind one instance, its limits, and the linker.
+//! Nothing is granted here beyond the step's own configuration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chacha20::ChaCha12Rng;
+use chacha20::rand_core::SeedableRng as _;
+use sha2::{Digest as _, Sha256};
+use wasmtime::ResourceLimiter;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::bindings::config;
+use crate::guest_clock::{ClockView, GuestClock};
+use crate::guest_log::{GuestLog, Stream};
+use crate::options::Limits;
+
+/// What a step's configuration is: keys and values, in the order of the keys.
+pub(crate) type StepConfig = Arc<BTreeMap<String, String>>;
+
+/// Everything one instance has from the host.
+pub(crate) struct Sandbox {
+    table: ResourceTable,
+    /// Made when the guest first asks WASI for something; most steps never do.
+    wasi: Option<WasiCtx>,
+    clock: GuestClock,
+    log: GuestLog,
+    config: Option<StepConfig>,
+    /// The text that all the guest's randomness comes from.
+    seed: String,
+    memory: Meter,
+    tables: Meter,
+}
+
+impl Sandbox {
+    pub(crate) fn new(
+        limits: &Limits,
+        started_at_ms: u64,
+        seed: String,
+        config: Option<StepConfig>,
+        log: GuestLog,
+    ) -> Self {
+        Self {
+            table: ResourceTable::new(),
+            wasi: None,
+            clock: GuestClock::new(started_at_ms),
+            log,
+            config,
+            seed,
+            memory: Meter::new(limits.memory),
+            tables: Meter::new(limits.table_elements),
+        }
+    }
+
+    /// Returns the largest size that the guest's linear memories had together, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        self.memory.used
+    }
+
+    /// Returns whether the guest was refused more memory.
+    pub(crate) fn memory_refused(&self) -> bool {
+        self.memory.refused
+    }
+
+    /// Returns whether the guest was refused more table elements.
+    pub(crate) fn tables_refused(&self) -> bool {
+        self.tables.refused
+    }
+
+    fn new_wasi(&self) -> WasiCtx {
+        let [secure, insecure, seed] = ["secure", "insecure", "insecure-seed"].map(|purpose| {
+            let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(&self.seed);
+            <[u8; 32]>::from(digest.finalize())
+        });
+        let seed = u128::from_le_bytes(*seed.first_chunk().expect("a digest has 32 bytes"));
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(self.log.stream(Stream::Stdout))
+            .stderr(self.log.stream(Stream::Stderr))
+            .secure_random(ChaCha12Rng::from_seed(secure))
+            .insecure_random(ChaCha12Rng::from_seed(insecure))
+            .insecure_random_seed(seed);
+        wasi.build()
+    }
+}
+
+/// Counts what grows in one instance. Linear memories and tables never shrink, so what is used
+/// now is also the peak.
+struct Meter {
+    limit: u64,
+    used: u64,
+    refused: bool,
+}
+
+impl Meter {
+    fn new(limit: u64) -> Self {
+        Self { limit, used: 0, refused: false }
+    }
+
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let used = self.used.saturating_add(desired.saturating_sub(current) as u64);
+        if used > self.limit {
+            self.refused = true;
+            return false;
+        }
+        self.used = used;
+        true
+    }
+}
+
+impl ResourceLimiter for Sandbox {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.memory.grow(current, desired))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.tables.grow(current, desired))
+    }
+}
+
+impl WasiView for Sandbox {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        if self.wasi.is_none() {
+            self.wasi = Some(self.new_wasi());
+        }
+        WasiCtxView { ctx: self.wasi.as_mut().expect("made just above"), table: &mut self.table }
+    }
+}
+
+/// Returns the linker of all guests: WASI preview 2 with an empty context, clocks of our own, and
+/// `wasi:config`. Who may import `wasi:config` is decided when a module is loaded.
+pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandbox>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    wall_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
+    monotonic_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
+    linker.allow_shadowing(false);
+    config::store::add_to_linker::<Sandbox, HasConfig>(&mut linker, config_view)?;
+    Ok(linker)
+}
+
+fn clock_view(sandbox: &mut Sandbox) -> ClockView<'_> {
+    ClockView { clock: &sandbox.clock, table: &mut sandbox.table }
+}
+
+fn config_view(sandbox: &mut Sandbox) -> ConfigView<'_> {
+    ConfigView { config: sandbox.config.as_deref() }
+}
+
+/// What `wasi:config` shows of a sandbox.
+struct ConfigView<'a> {
+    config: Option<&'a BTreeMap<String, String>>,
+}
+
+struct HasConfig;
+
+impl HasData for HasConfig {
+    type Data<'a> = ConfigView<'a>;
+}
+
+impl config::store::Host for ConfigView<'_> {
+    fn get(&mut self, key: String) -> Result<Option<String>, config::store::Error> {
+        Ok(self.config.and_then(|config| config.get(&key)).cloned())
+    }
+
+    fn get_all(&mut self) -> Result<Vec<(String, String)>, config::store::Error> {
+        Ok(self.config.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+}

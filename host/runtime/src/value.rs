@@ -1,0 +1,81 @@
+//! Owns what flows between steps: encoded messages, shared and hashed once. Never decodes them.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use docket_graph::Arity;
+use sha2::{Digest as _, Sha256};
+
+/// One encoded protobuf message. Cheap to clone: all clones share the bytes and their digest.
+#[derive(Clone)]
+pub struct Payload(Arc<Inner>);
+
+struct Inner {
+    bytes: Bytes,
+    digest: OnceLock<[u8; 32]>,
+}
+
+impl Payload {
+    /// Returns a payload of these bytes.
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        Self(Arc::new(Inner { bytes: bytes.into(), digest: OnceLock::new() }))
+    }
+
+    /// Returns the encoded message.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0.bytes
+    }
+
+    /// Returns the SHA-256 of the bytes, computed at the first call.
+    pub fn digest(&self) -> &[u8; 32] {
+        self.0.digest.get_or_init(|| Sha256::digest(&self.0.bytes).into())
+    }
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.bytes.len())
+    }
+}
+
+/// What passes through a port.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// One message.
+    One(Payload),
+    /// A list of messages, in order.
+    Many(Vec<Payload>),
+}
+
+impl Value {
+    /// Returns a value of one message.
+    pub fn one(bytes: impl Into<Bytes>) -> Self {
+        Value::One(Payload::new(bytes))
+    }
+
+    /// Returns a value of many messages.
+    pub fn many<B: Into<Bytes>>(items: impl IntoIterator<Item = B>) -> Self {
+        Value::Many(items.into_iter().map(Payload::new).collect())
+    }
+
+    /// Returns whether this is one message or a list.
+    pub fn arity(&self) -> Arity {
+        match self {
+            Value::One(_) => Arity::One,
+            Value::Many(_) => Arity::Many,
+        }
+    }
+
+    /// Returns the messages: exactly one for [`Value::One`].
+    pub fn payloads(&self) -> &[Payload] {
+        match self {
+            Value::One(payload) => std::slice::from_ref(payload),
+            Value::Many(payloads) => payloads,
+        }
+    }
+
+    /// Returns the length of all messages together, in bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.payloads().iter().map(|p| p.bytes().len()).sum()
+    }
+}
