@@ -1,7 +1,7 @@
 //! Owns what a module says of itself: raw, as it came from the guest and is kept on disk, and parsed.
 //! Never compares modules with each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,34 +135,40 @@ impl ModuleDecl {
     /// # Errors
     /// Every fault that the module has.
     pub fn parse(name: &str, raw: &RawModule) -> Result<Self, Vec<Fault>> {
-        let (module, faults) = Self::parse_what_is_sound(name, raw);
+        let (module, mut faults) = Self::parse_what_is_sound(name, raw);
+        faults.extend(duplicate_names(raw.steps.iter().map(|step| (step.name.as_str(), &module.name))));
         if faults.is_empty() { Ok(module) } else { Err(faults) }
     }
 
-    /// Returns the sound steps of a module, so that they can be checked against other modules in the same report, and
-    /// the faults of the rest.
+    /// Returns what can be read of a module, so that they can be checked against other modules in the same report, and
+    /// the faults of the rest. Names that stand twice are left to the caller.
     pub(crate) fn parse_what_is_sound(name: &str, raw: &RawModule) -> (Self, Vec<Fault>) {
         let mut faults = Vec::new();
         let name: Arc<str> = name.into();
         if raw.steps.is_empty() {
             faults.push(Fault::NoSteps { module: name.clone() });
         }
-        let descriptors = DescriptorPool::decode(raw.descriptors.as_slice()).map_err(|error| {
-            faults.push(Fault::BadDescriptors { module: name.clone(), reason: clip(&error.to_string()) });
+        let descriptors = decode(&raw.descriptors).map_err(|reason| {
+            faults.push(Fault::BadDescriptors { module: name.clone(), reason: clip(&reason) });
         });
         let mut steps = Vec::with_capacity(raw.steps.len());
         for (i, step) in raw.steps.iter().enumerate() {
-            let found = faults.len();
-            let parsed = parse_step(&name, i + 1, step, descriptors.as_ref().ok(), &mut faults);
-            steps.extend(parsed.filter(|_| faults.len() == found));
+            steps.extend(parse_step(&name, i + 1, step, descriptors.as_ref().ok(), &mut faults));
         }
-        find_duplicates(&name, raw, &mut faults);
         let descriptors = descriptors.unwrap_or_else(|()| {
             // Without message types nothing can be compared with other modules.
             steps.clear();
             DescriptorPool::new()
         });
         (Self { name, steps, descriptors }, faults)
+    }
+}
+
+/// The decoder indexes out of bounds while it words some of its own errors, and the bytes come from a guest.
+fn decode(descriptors: &[u8]) -> Result<DescriptorPool, String> {
+    match std::panic::catch_unwind(|| DescriptorPool::decode(descriptors)) {
+        Ok(decoded) => decoded.map_err(|error| error.to_string()),
+        Err(_) => Err("two of its files contradict each other".to_owned()),
     }
 }
 
@@ -250,14 +256,18 @@ fn parse_retry(raw: &RawRetry, bad: &mut impl FnMut(PolicyError)) -> Retry {
     }
 }
 
-fn find_duplicates(module: &Arc<str>, raw: &RawModule, faults: &mut Vec<Fault>) {
-    let mut times: HashMap<&str, usize> = HashMap::new();
-    for step in &raw.steps {
-        *times.entry(&step.name).or_default() += 1;
+/// Returns a fault for each name that stands more than once among these steps and their modules.
+pub(crate) fn duplicate_names<'a>(steps: impl Iterator<Item = (&'a str, &'a Arc<str>)> + Clone) -> Vec<Fault> {
+    let mut seen = HashSet::new();
+    if steps.clone().all(|(name, _)| seen.insert(name)) {
+        return Vec::new();
     }
-    faults.extend(times.into_iter().filter(|(_, times)| *times > 1).map(|(name, times)| {
-        Fault::DuplicateStep { name: clip(name).into(), modules: vec![module.clone(); times] }
-    }));
+    let mut places: HashMap<&str, Vec<Arc<str>>> = HashMap::new();
+    for (name, module) in steps {
+        places.entry(name).or_default().push(module.clone());
+    }
+    let twice = places.into_iter().filter(|(_, modules)| modules.len() > 1);
+    twice.map(|(name, modules)| Fault::DuplicateStep { name: clip(name).into(), modules }).collect()
 }
 
 /// JSON has no number that is none; it is written as null.

@@ -8,7 +8,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use crate::compatible::differences;
 use crate::cycle::cycles;
-use crate::declaration::{ModuleDecl, RawModule, StepDecl};
+use crate::declaration::{ModuleDecl, RawModule, StepDecl, duplicate_names};
 use crate::edges::Edges;
 use crate::fault::{Fault, GraphErrors, Place};
 use crate::policy::Policy;
@@ -82,24 +82,31 @@ impl Graph {
     /// Every fault between them: no step, two steps of one name, two producers, cycles, lists where one message is
     /// taken, messages that differ between modules.
     pub fn infer(modules: Vec<ModuleDecl>) -> Result<Self, GraphErrors> {
-        Self::infer_beside(modules, Vec::new())
+        let names = modules.iter().flat_map(|module| module.steps.iter().map(move |step| (step.name.as_str(), &module.name)));
+        let faults = duplicate_names(names);
+        Self::infer_beside(modules, faults)
     }
 
     /// Returns the graph of raw modules, each with the name that the user knows it by.
     ///
     /// # Errors
-    /// Every fault in each module, and between what is sound in them, in one report.
+    /// Every fault in each module, and between what can be read of them, in one report.
     pub fn read<'a>(
         modules: impl IntoIterator<Item = (&'a str, &'a RawModule)>,
     ) -> Result<Self, GraphErrors> {
         let mut faults = Vec::new();
-        let mut sound = Vec::new();
+        let mut parsed = Vec::new();
+        let mut names = Vec::new();
         for (name, raw) in modules {
             let (module, found) = ModuleDecl::parse_what_is_sound(name, raw);
-            sound.push(module);
             faults.extend(found);
+            parsed.push(module);
+            names.push(raw.steps.iter().map(|step| step.name.as_str()));
         }
-        Self::infer_beside(sound, faults)
+        let modules = parsed.iter().map(|module| &module.name);
+        let names = names.iter().zip(modules).flat_map(|(names, module)| names.clone().map(move |name| (name, module)));
+        faults.extend(duplicate_names(names));
+        Self::infer_beside(parsed, faults)
     }
 
     fn infer_beside(modules: Vec<ModuleDecl>, mut faults: Vec<Fault>) -> Result<Self, GraphErrors> {
@@ -107,7 +114,6 @@ impl Graph {
         if draft.steps.is_empty() && faults.is_empty() {
             faults.push(Fault::EmptyGraph);
         }
-        draft.find_duplicate_names(&mut faults);
         draft.find_two_producers(&mut faults);
         draft.find_scatter(&mut faults);
         draft.find_cycles(&mut faults);
@@ -235,13 +241,6 @@ impl Draft {
     fn place(&self, step: StepId) -> Place {
         let Step { module, name, .. } = &self.steps[step.index()];
         Place { module: self.modules[*module].clone(), step: name.shared() }
-    }
-
-    fn find_duplicate_names(&self, faults: &mut Vec<Fault>) {
-        for same in self.steps.chunk_by(|a, b| a.name == b.name).filter(|same| same.len() > 1) {
-            let modules = same.iter().map(|step| self.modules[step.module].clone()).collect();
-            faults.push(Fault::DuplicateStep { name: same[0].name.shared(), modules });
-        }
     }
 
     fn find_two_producers(&self, faults: &mut Vec<Fault>) {

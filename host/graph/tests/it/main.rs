@@ -3,6 +3,7 @@
 mod support;
 
 mod cases;
+mod compatible;
 mod cycles;
 mod drawings;
 mod layering;

@@ -75,6 +75,17 @@ fn descriptors_without_an_import_are_incomplete() {
 }
 
 #[test]
+fn files_that_import_each_other_are_refused_or_read_but_never_looped_over() {
+    let mut raw = raw_module(&[("S", "-> a.M")]);
+    let file = |name: &[u8; 1], import: &[u8; 1]| {
+        let (name, import) = ([b"\x0a\x01", &name[..]].concat(), [b"\x1a\x01", &import[..]].concat());
+        [&b"\x0a\x0e"[..], &name, b"\x12\x01a", &import, b"\x22\x03\x0a\x01"].concat()
+    };
+    raw.descriptors = [file(b"x", b"y"), b"M".to_vec(), file(b"y", b"x"), b"N".to_vec()].concat();
+    let _ = Graph::read([("m", &raw)]).map_err(|errors| errors.to_string());
+}
+
+#[test]
 fn a_hostile_name_is_shown_harmless_and_short() {
     let name = format!("\u{1b}[2J{}", "x".repeat(1 << 16));
     let faults = texts(ModuleDecl::parse("m.wasm", &raw_module(&[(&name, "-> t.Text")])).unwrap_err());
