@@ -44,7 +44,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 /// Returns cargo's target directory: where this very test was built.
-fn target_dir() -> PathBuf {
+pub fn target_dir() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile = test.ancestors().find(|dir| dir.join("deps").is_dir());
     profile.and_then(Path::parent).expect("tests are built in target/PROFILE/deps").to_owned()

@@ -170,7 +170,7 @@ async fn the_deadline_stops_guests_that_sleep_and_guests_that_spin() {
 async fn cancelling_stops_what_runs_and_says_so() {
     for name in ["sleep", "spin"] {
         let host = host(&[name]).await;
-        let execution = host.start(profile_request()).unwrap();
+        let mut execution = host.start(profile_request()).unwrap();
         let canceller = execution.canceller();
         let cancelling = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,14 +1,17 @@
 //! How long it takes to infer, plan and step through a graph of 10,000 steps and about 30,000 edges.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up measures nothing")]
+
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use docket_graph::prost_reflect::DescriptorPool;
 use docket_graph::prost_reflect::prost::Message;
 use docket_graph::prost_reflect::prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
-use docket_graph::prost_reflect::DescriptorPool;
 use docket_graph::{
-    Action, Arity, Completion, Graph, ModuleDecl, Plan, Policy, Port, PortDecl, Progress, Retry, Schema, StepDecl,
-    StepName,
+    Action, Arity, Completion, Graph, ModuleDecl, Plan, Policy, Port, PortDecl, Progress, Retry, Schema,
+    StepDecl, StepName,
 };
 
 const STEPS: usize = 10_000;
@@ -18,8 +21,9 @@ const BEFORE: [usize; 3] = [100, 137, 173];
 
 /// Each step gives a message of its own, as steps of people do.
 fn modules() -> (Vec<ModuleDecl>, Port, u64) {
-    let messages =
-        (0..=STEPS).map(|i| DescriptorProto { name: Some(format!("Message{i}")), ..Default::default() }).collect();
+    let messages = (0..=STEPS)
+        .map(|i| DescriptorProto { name: Some(format!("Message{i}")), ..Default::default() })
+        .collect();
     let file = FileDescriptorProto {
         name: Some("bench.proto".to_owned()),
         package: Some("example.v1".to_owned()),
@@ -27,7 +31,8 @@ fn modules() -> (Vec<ModuleDecl>, Port, u64) {
         syntax: Some("proto3".to_owned()),
         ..Default::default()
     };
-    let descriptors = DescriptorPool::decode(&*FileDescriptorSet { file: vec![file] }.encode_to_vec()).unwrap();
+    let descriptors =
+        DescriptorPool::decode(&*FileDescriptorSet { file: vec![file] }.encode_to_vec()).unwrap();
     let port = |i: usize| Port::new(&format!("example.v1.Message{i}"), None).unwrap();
     let one = |i: usize| PortDecl { port: port(i), arity: Arity::One };
     let mut edges = 0;
@@ -58,7 +63,7 @@ fn modules() -> (Vec<ModuleDecl>, Port, u64) {
 }
 
 fn run(plan: &Plan) -> usize {
-    let mut progress = Progress::new(plan, |_| Retry::once());
+    let mut progress = Progress::new(plan, vec![Retry::once(); plan.len()]);
     let mut actions = Vec::new();
     progress.start(&mut actions);
     let mut next = 0;
@@ -98,7 +103,10 @@ fn graph(criterion: &mut Criterion) {
 
     // Per element is per node.
     let mut group = criterion.benchmark_group("nodes");
-    group.throughput(Throughput::Elements(STEPS as u64)).measurement_time(Duration::from_secs(3)).sample_size(20);
+    group
+        .throughput(Throughput::Elements(STEPS as u64))
+        .measurement_time(Duration::from_secs(3))
+        .sample_size(20);
     group.bench_function("progress", |b| b.iter(|| assert_eq!(run(black_box(&plan)), STEPS)));
     group.finish();
 }
@@ -106,11 +114,15 @@ fn graph(criterion: &mut Criterion) {
 /// Checking bytes, per byte: a `FileDescriptorSet`, which nests and has text, as a message of its own type.
 fn wire(criterion: &mut Criterion) {
     let pool = DescriptorPool::global();
-    let descriptor = pool.get_message_by_name("google.protobuf.FileDescriptorSet").expect("prost-reflect has it");
+    let descriptor =
+        pool.get_message_by_name("google.protobuf.FileDescriptorSet").expect("prost-reflect has it");
     let schema = Schema::of(&descriptor);
     let bytes = pool.encode_to_vec();
     let mut group = criterion.benchmark_group("bytes");
-    group.throughput(Throughput::Bytes(bytes.len() as u64)).measurement_time(Duration::from_secs(3)).sample_size(20);
+    group
+        .throughput(Throughput::Bytes(bytes.len() as u64))
+        .measurement_time(Duration::from_secs(3))
+        .sample_size(20);
     group.bench_function("check", |b| b.iter(|| schema.check(black_box(&bytes)).unwrap()));
     group.finish();
 }

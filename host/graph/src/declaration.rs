@@ -257,7 +257,9 @@ fn parse_retry(raw: &RawRetry, bad: &mut impl FnMut(PolicyError)) -> Retry {
 }
 
 /// Returns a fault for each name that stands more than once among these steps and their modules.
-pub(crate) fn duplicate_names<'a>(steps: impl Iterator<Item = (&'a str, &'a Arc<str>)> + Clone) -> Vec<Fault> {
+pub(crate) fn duplicate_names<'a>(
+    steps: impl Iterator<Item = (&'a str, &'a Arc<str>)> + Clone,
+) -> Vec<Fault> {
     let mut seen = HashSet::new();
     if steps.clone().all(|(name, _)| seen.insert(name)) {
         return Vec::new();

@@ -82,7 +82,9 @@ impl Graph {
     /// Every fault between them: no step, two steps of one name, two producers, cycles, lists where one message is
     /// taken, messages that differ between modules.
     pub fn infer(modules: Vec<ModuleDecl>) -> Result<Self, GraphErrors> {
-        let names = modules.iter().flat_map(|module| module.steps.iter().map(move |step| (step.name.as_str(), &module.name)));
+        let names = modules
+            .iter()
+            .flat_map(|module| module.steps.iter().map(move |step| (step.name.as_str(), &module.name)));
         let faults = duplicate_names(names);
         Self::infer_beside(modules, faults)
     }
@@ -104,7 +106,10 @@ impl Graph {
             names.push(raw.steps.iter().map(|step| step.name.as_str()));
         }
         let modules = parsed.iter().map(|module| &module.name);
-        let names = names.iter().zip(modules).flat_map(|(names, module)| names.clone().map(move |name| (name, module)));
+        let names = names
+            .iter()
+            .zip(modules)
+            .flat_map(|(names, module)| names.clone().map(move |name| (name, module)));
         faults.extend(duplicate_names(names));
         Self::infer_beside(parsed, faults)
     }

@@ -206,8 +206,9 @@ impl Retry {
         let computed = self.backoff.map_or(Duration::ZERO, |backoff| backoff.delay_after(failed_attempt));
         let drawn = match self.jitter {
             Jitter::None => computed,
-            // `max` and `min` ignore NaN, so the product is always a duration.
-            Jitter::Full => computed.mul_f64(chance.max(0.0).min(1.0)),
+            // A duration cannot be multiplied by what is no number.
+            Jitter::Full if chance.is_nan() => computed,
+            Jitter::Full => computed.mul_f64(chance.clamp(0.0, 1.0)),
         };
         Some(drawn.max(retry_after.unwrap_or_default()).min(LONGEST_DELAY))
     }

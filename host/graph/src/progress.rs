@@ -9,7 +9,7 @@ use crate::plan::{NodeId, Plan};
 use crate::policy::{FailureClass, Retry};
 
 /// What the caller is to do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Action {
     /// Wait for `delay`, look whether a kept result exists, and if not run the attempt of this number. Exactly one
     /// [`Completion`] is to answer.
@@ -116,13 +116,18 @@ pub enum State {
 #[derive(Debug)]
 pub struct Progress {
     dependents: Arc<Edges<NodeId>>,
-    /// How many nodes each node still waits for.
-    waits: Vec<u32>,
-    states: Vec<State>,
-    attempts: Vec<u32>,
-    retries: Vec<Retry>,
+    nodes: Vec<Node>,
+    retries: Arc<[Retry]>,
     running: usize,
     phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    state: State,
+    /// How many nodes it still waits for.
+    waits: u32,
+    attempts: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -138,14 +143,18 @@ enum Phase {
 }
 
 impl Progress {
-    /// Returns the execution of a plan before its start. `retry` is asked once for each node.
-    pub fn new(plan: &Plan, retry: impl Fn(NodeId) -> Retry) -> Self {
+    /// Returns the execution of a plan before its start, with how each of its nodes is retried.
+    ///
+    /// # Panics
+    /// Unless there is one `Retry` for each node.
+    pub fn new(plan: &Plan, retries: impl Into<Arc<[Retry]>>) -> Self {
+        let retries = retries.into();
+        assert_eq!(retries.len(), plan.len(), "one retry for each node");
+        let node = |waits: &u32| Node { state: State::Waiting, waits: *waits, attempts: 0 };
         Self {
             dependents: plan.dependents.clone(),
-            waits: plan.dependencies.clone(),
-            states: vec![State::Waiting; plan.len()],
-            attempts: vec![0; plan.len()],
-            retries: plan.nodes().map(|(node, _)| retry(node)).collect(),
+            nodes: plan.dependencies.iter().map(node).collect(),
+            retries,
             running: 0,
             phase: Phase::New,
         }
@@ -157,8 +166,8 @@ impl Progress {
             return;
         }
         self.phase = Phase::Open;
-        for i in 0..self.waits.len() {
-            if self.waits[i] == 0 {
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].waits == 0 {
                 self.run(id(i), 1, Duration::ZERO, actions);
             }
         }
@@ -168,7 +177,7 @@ impl Progress {
     /// Records what became of a started node, and adds what is to be done next. A completion of a node that does not
     /// run is ignored.
     pub fn on(&mut self, node: NodeId, completion: Completion, actions: &mut Vec<Action>) {
-        let State::Running { attempt } = self.states[node.index()] else { return };
+        let State::Running { attempt } = self.nodes[node.index()].state else { return };
         match (self.phase, completion) {
             (_, Completion::Done) => self.settle(node, State::Done, attempt),
             (_, Completion::Kept) => self.settle(node, State::Kept, attempt - 1),
@@ -204,12 +213,12 @@ impl Progress {
 
     /// Returns where a node stands. After [`Action::Finish`] none waits or runs.
     pub fn state(&self, node: NodeId) -> State {
-        self.states[node.index()]
+        self.nodes[node.index()].state
     }
 
     /// Returns how many attempts of a node began, one that is about to included.
     pub fn attempts(&self, node: NodeId) -> u32 {
-        self.attempts[node.index()]
+        self.nodes[node.index()].attempts
     }
 
     /// Returns how many nodes are started and not completed.
@@ -224,14 +233,16 @@ impl Progress {
 
     /// The node goes on running, with its next attempt.
     fn run_again(&mut self, node: NodeId, attempt: u32, delay: Duration, actions: &mut Vec<Action>) {
-        self.states[node.index()] = State::Running { attempt };
-        self.attempts[node.index()] = attempt;
+        let running = &mut self.nodes[node.index()];
+        running.state = State::Running { attempt };
+        running.attempts = attempt;
         actions.push(Action::Start { node, attempt, delay });
     }
 
     fn settle(&mut self, node: NodeId, state: State, attempts: u32) {
-        self.states[node.index()] = state;
-        self.attempts[node.index()] = attempts;
+        let settled = &mut self.nodes[node.index()];
+        settled.state = state;
+        settled.attempts = attempts;
         self.running -= 1;
     }
 
@@ -255,7 +266,7 @@ impl Progress {
     fn release(&mut self, node: NodeId, actions: &mut Vec<Action>) {
         let dependents = self.dependents.clone();
         for dependent in dependents.of_source(node.index()) {
-            let waits = &mut self.waits[dependent.index()];
+            let waits = &mut self.nodes[dependent.index()].waits;
             *waits -= 1;
             if *waits == 0 {
                 self.run(*dependent, 1, Duration::ZERO, actions);
@@ -269,9 +280,9 @@ impl Progress {
             Phase::New | Phase::Open => self.phase = Phase::Closing(conclusion),
             Phase::Closing(_) | Phase::Finished(_) => return,
         }
-        for (i, state) in self.states.iter_mut().enumerate() {
-            match state {
-                State::Waiting => *state = State::NeverStarted,
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            match node.state {
+                State::Waiting => node.state = State::NeverStarted,
                 State::Running { .. } => actions.push(Action::Stop { node: id(i) }),
                 State::Done | State::Kept | State::Failed | State::Stopped | State::NeverStarted => {}
             }

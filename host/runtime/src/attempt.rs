@@ -15,7 +15,7 @@ use crate::call::{self, Call, Called, Invocation, Usage};
 use crate::clock;
 use crate::failure::StepFailure;
 use crate::generation::{StepCode, frame};
-use crate::guest_log::LineSink;
+use crate::guest_log::{LineSink, Lines, Writer};
 use crate::value::Value;
 
 /// Makes one attempt.
@@ -30,7 +30,7 @@ pub(crate) async fn attempt(run: Arc<Run>, turn: Turn) -> Called {
             let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
             let failure = StepFailure::Internal(message.unwrap_or_else(|| "a panic".to_owned()));
-            Called { result: Err(failure), usage: Usage::default() }
+            Called { result: Err(failure), usage: Usage::default(), ended: clock::now() }
         }
     }
 }
@@ -47,10 +47,11 @@ async fn admitted(run: &Arc<Run>, turn: Turn) -> Called {
         None => None,
     };
     let _instance = permit(&run.instances).await;
-    run.attempt_began(turn);
+    let began = run.attempt_began(turn);
     let graph = run.generation.graph();
     let (port, arity) = graph.step(run.plan.step(turn.node)).output;
-    call::run(Call {
+    // Boxed: the layers around this future are moved several times, and it is by far the largest.
+    let called = Box::pin(call::run(Call {
         pre: &code.pre,
         limits: &code.limits,
         config: code.config.clone(),
@@ -58,30 +59,34 @@ async fn admitted(run: &Arc<Run>, turn: Turn) -> Called {
             step: code.name.as_ref(),
             execution_id: run.id.as_str(),
             attempt: turn.attempt,
-            idempotency_key: &key,
+            key,
             started_at_ms: run.started_at_ms,
         },
         inputs: &inputs,
         output: (graph.schema(port), arity),
         lines: lines(run, turn),
-    })
-    .await
+        began,
+    }));
+    called.await
 }
 
 async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    if let Ok(permit) = Arc::clone(semaphore).try_acquire_owned() {
+        return permit;
+    }
     let permit = Arc::clone(semaphore).acquire_owned().await;
     permit.expect("the semaphores of a host are never closed")
 }
 
 /// Passes a guest's lines to the observer, if there is one.
 fn lines(run: &Arc<Run>, turn: Turn) -> LineSink {
-    let run = Arc::clone(run);
-    Arc::new(move |stream, line| run.line(turn, stream, line))
+    let writer = Writer { node: turn.node, attempt: turn.attempt };
+    run.observer.is_some().then(|| (Arc::clone(run) as Arc<dyn Lines>, writer))
 }
 
 /// Returns the key of this work: the same for every attempt at the same step with the same inputs
 /// in the same execution, and for no other.
-fn idempotency_key(run: &Run, code: &StepCode, inputs: &[(Arc<Value>, Arity)]) -> String {
+fn idempotency_key(run: &Run, code: &StepCode, inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
     let mut hash: Sha256 = code.identity.clone();
     frame(&mut hash, run.id.as_str().as_bytes());
     for (value, _) in inputs {
@@ -90,5 +95,5 @@ fn idempotency_key(run: &Run, code: &StepCode, inputs: &[(Arc<Value>, Arity)]) -
             frame(&mut hash, payload.digest());
         }
     }
-    hex::encode(hash.finalize())
+    hash.finalize().into()
 }

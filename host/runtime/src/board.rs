@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use docket_graph::{
-    Action, Arity, Completion, Conclusion, NodeId, Plan, Port, Progress, Source, State, StopReason,
+    Action, Arity, Completion, Conclusion, NodeId, Plan, Port, Progress, Retry, Source, State, StopReason,
 };
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
@@ -18,7 +18,7 @@ use crate::clock;
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
 use crate::generation::{Generation, StepCode};
-use crate::guest_log::Stream;
+use crate::guest_log::{Lines, Stream, Writer};
 use crate::observer::{Event, Observer};
 use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
 use crate::value::Value;
@@ -27,7 +27,7 @@ use crate::value::Value;
 pub(crate) struct Run {
     pub(crate) id: ExecutionId,
     pub(crate) generation: Arc<Generation>,
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     pub(crate) target: Port,
     pub(crate) given: Vec<Arc<Value>>,
     pub(crate) started_at_ms: u64,
@@ -38,6 +38,8 @@ pub(crate) struct Run {
     pub(crate) observer: Option<Arc<dyn Observer>>,
     /// Rung when there is something for another lane to do, or nothing left for any.
     pub(crate) changed: Notify,
+    /// Rung when more is ready than the lanes at work can begin at once, for one that waits.
+    pub(crate) plenty: Notify,
     board: Mutex<Board>,
 }
 
@@ -45,7 +47,8 @@ pub(crate) struct Run {
 pub(crate) struct Start {
     pub(crate) id: ExecutionId,
     pub(crate) generation: Arc<Generation>,
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) retries: Arc<[Retry]>,
     pub(crate) given: Vec<Arc<Value>>,
     pub(crate) started_at_ms: u64,
     pub(crate) limit: Option<Duration>,
@@ -57,6 +60,8 @@ struct Board {
     progress: Progress,
     ready: VecDeque<Turn>,
     nodes: Vec<Node>,
+    /// What the machine has decided and is still to be done; empty between changes.
+    actions: Vec<Action>,
     conclusion: Option<Conclusion>,
     elapsed: Duration,
 }
@@ -82,12 +87,13 @@ pub(crate) struct Turn {
 impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
-        let Start { id, generation, plan, given, started_at_ms, limit, instances, observer } = start;
+        let Start { id, generation, plan, retries, given, started_at_ms, limit, instances, observer } = start;
         let target = generation.graph().port(plan.target()).clone();
         let board = Board {
-            progress: Progress::new(&plan, |node| generation.code(plan.step(node)).retry.clone()),
+            progress: Progress::new(&plan, retries),
             ready: VecDeque::new(),
             nodes: std::iter::repeat_with(Node::default).take(plan.len()).collect(),
+            actions: Vec::new(),
             conclusion: None,
             elapsed: Duration::ZERO,
         };
@@ -103,13 +109,14 @@ impl Run {
             instances,
             observer,
             changed: Notify::new(),
+            plenty: Notify::new(),
             board: Mutex::new(board),
         };
         run.tell(&Event::ExecutionStarted { target: &run.target, steps: run.plan.len() });
         let mut board = run.lock();
-        let mut actions = Vec::new();
-        board.progress.start(&mut actions);
-        run.perform(&mut board, actions);
+        let Board { progress, actions, .. } = &mut *board;
+        progress.start(actions);
+        run.perform(&mut board);
         drop(board);
         Arc::new(run)
     }
@@ -123,7 +130,13 @@ impl Run {
     /// more are ready.
     pub(crate) fn take(&self) -> Option<(Turn, AbortRegistration, bool)> {
         let mut board = self.lock();
-        let turn = board.ready.pop_front()?;
+        // What was stopped before its turn came is still in the queue.
+        let turn = loop {
+            let turn = board.ready.pop_front()?;
+            if matches!(board.progress.state(turn.node), State::Running { .. }) {
+                break turn;
+            }
+        };
         let (handle, registration) = AbortHandle::new_pair();
         board.nodes[turn.node.index()].running = Some(handle);
         Some((turn, registration, !board.ready.is_empty()))
@@ -147,14 +160,19 @@ impl Run {
         }
     }
 
-    /// Notes that an attempt has its permits and begins now.
-    pub(crate) fn attempt_began(&self, turn: Turn) {
+    /// Notes that an attempt has its permits and begins now; returns when that is.
+    pub(crate) fn attempt_began(&self, turn: Turn) -> Instant {
         let mut board = self.lock();
+        let now = clock::now();
+        if board.conclusion.is_some() {
+            // The run was abandoned while another thread was about to begin; its last event is out.
+            return now;
+        }
         let node = &mut board.nodes[turn.node.index()];
         node.open = true;
         node.attempts.push(AttemptReport {
             attempt: turn.attempt,
-            started_after: clock::now().duration_since(self.started),
+            started_after: now.duration_since(self.started),
             elapsed: Duration::ZERO,
             outcome: AttemptOutcome::Cancelled,
             error: None,
@@ -162,14 +180,9 @@ impl Run {
         });
         let step = &self.code(turn.node).name;
         self.tell(&Event::AttemptStarted { step, attempt: turn.attempt });
+        now
     }
 
-    /// Notes a line that a guest wrote.
-    pub(crate) fn line(&self, turn: Turn, stream: Stream, line: &str) {
-        let _in_order = self.lock();
-        let step = &self.code(turn.node).name;
-        self.tell(&Event::Output { step, attempt: turn.attempt, stream, line });
-    }
 
     /// Notes how an attempt ended: with an answer or a failure, or, with `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
@@ -179,10 +192,10 @@ impl Run {
             return;
         }
         let completion = self.record(&mut board, turn, called);
-        let mut actions = Vec::new();
-        board.progress.on(turn.node, completion, &mut actions);
+        let Board { progress, actions, .. } = &mut *board;
+        progress.on(turn.node, completion, actions);
         self.tell_if_ended(&board, turn.node);
-        self.perform(&mut board, actions);
+        self.perform(&mut board);
         if !board.ready.is_empty() || board.conclusion.is_some() {
             self.changed.notify_one();
         }
@@ -193,14 +206,14 @@ impl Run {
         let node = &mut board.nodes[turn.node.index()];
         let began = std::mem::take(&mut node.open);
         let report = if began { node.attempts.last_mut() } else { None };
-        let Some(Called { result, usage }) = called else {
+        let Some(Called { result, usage, ended }) = called else {
             if let Some(report) = report {
                 report.elapsed = clock::now().duration_since(self.started) - report.started_after;
             }
             return Completion::Stopped { began };
         };
         let elapsed = report.map_or(Duration::ZERO, |report| {
-            report.elapsed = clock::now().duration_since(self.started).saturating_sub(report.started_after);
+            report.elapsed = ended.duration_since(self.started).saturating_sub(report.started_after);
             report.usage = Some(usage);
             report.outcome = match &result {
                 Ok(_) => AttemptOutcome::Done,
@@ -232,9 +245,9 @@ impl Run {
     /// Stops the execution, unless it is over.
     pub(crate) fn stop(&self, reason: StopReason) {
         let mut board = self.lock();
-        let mut actions = Vec::new();
-        board.progress.stop(reason, &mut actions);
-        self.perform(&mut board, actions);
+        let Board { progress, actions, .. } = &mut *board;
+        progress.stop(reason, actions);
+        self.perform(&mut board);
     }
 
     /// Ends a run whose lanes are gone: everything under way counts as stopped.
@@ -251,39 +264,40 @@ impl Run {
     }
 
     /// Does what the machine decided, until nothing more follows from it.
-    fn perform(&self, board: &mut Board, mut actions: Vec<Action>) {
-        while !actions.is_empty() {
-            for action in std::mem::take(&mut actions) {
-                match action {
-                    Action::Start { node, attempt, delay } => {
-                        if attempt > 1 {
-                            let step = &self.code(node).name;
-                            self.tell(&Event::RetryScheduled { step, attempt, delay });
-                        }
-                        board.ready.push_back(Turn { node, attempt, delay });
+    fn perform(&self, board: &mut Board) {
+        let mut done = 0;
+        while let Some(action) = board.actions.get(done).copied() {
+            done += 1;
+            match action {
+                Action::Start { node, attempt, delay } => {
+                    if attempt > 1 {
+                        let step = &self.code(node).name;
+                        self.tell(&Event::RetryScheduled { step, attempt, delay });
                     }
-                    Action::Stop { node } => match &board.nodes[node.index()].running {
-                        // Its lane will report it.
-                        Some(running) => running.abort(),
-                        // No lane has taken it yet.
-                        None => {
-                            board.ready.retain(|turn| turn.node != node);
-                            let stopped = Completion::Stopped { began: false };
-                            board.progress.on(node, stopped, &mut actions);
-                            self.tell_if_ended(board, node);
-                        }
-                    },
-                    Action::Finish(conclusion) => self.finish(board, conclusion),
+                    board.ready.push_back(Turn { node, attempt, delay });
                 }
+                Action::Stop { node } => match &board.nodes[node.index()].running {
+                    // Its lane will report it.
+                    Some(running) => running.abort(),
+                    // No lane has taken it yet, and none will: see `take`.
+                    None => {
+                        let stopped = Completion::Stopped { began: false };
+                        board.progress.on(node, stopped, &mut board.actions);
+                        self.tell_if_ended(board, node);
+                    }
+                },
+                Action::Finish(conclusion) => self.finish(board, conclusion),
             }
         }
+        board.actions.clear();
     }
 
     fn finish(&self, board: &mut Board, conclusion: Conclusion) {
         board.elapsed = clock::now().duration_since(self.started);
         for (node, _) in self.plan.nodes() {
             if board.progress.state(node) == State::NeverStarted {
-                self.tell_if_ended(board, node);
+                let outcome = StepOutcome::NeverStarted;
+                self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
             }
         }
         let error = self.error(board, conclusion);
@@ -353,12 +367,11 @@ impl Run {
         }
     }
 
+    /// Tells that a step is over. Steps that never started are told of at the end, all together.
     fn tell_if_ended(&self, board: &Board, node: NodeId) {
-        if self.observer.is_none() {
-            return;
-        }
-        if let Some(outcome) = ended(board.progress.state(node)) {
-            self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
+        match ended(board.progress.state(node)) {
+            None | Some(StepOutcome::NeverStarted) => {}
+            Some(outcome) => self.tell(&Event::StepEnded { step: &self.code(node).name, outcome }),
         }
     }
 
@@ -371,6 +384,18 @@ impl Run {
     fn lock(&self) -> MutexGuard<'_, Board> {
         // Poisoned only if an observer panicked; the board is whole between its own statements.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines for Run {
+    fn line(&self, writer: Writer, stream: Stream, line: &str) {
+        let board = self.lock();
+        if board.conclusion.is_some() {
+            // Written in the rest of its time slice by a guest whose run was abandoned.
+            return;
+        }
+        let step = &self.code(writer.node).name;
+        self.tell(&Event::Output { step, attempt: writer.attempt, stream, line });
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Call<'a> {
     pub(crate) inputs: &'a [(Arc<Value>, Arity)],
     pub(crate) output: (&'a Schema, Arity),
     pub(crate) lines: LineSink,
+    /// From when the timeout counts.
+    pub(crate) began: Instant,
 }
 
 /// What the guest is told of its circumstances.
@@ -53,7 +55,8 @@ pub(crate) struct Invocation<'a> {
     pub(crate) step: &'a str,
     pub(crate) execution_id: &'a str,
     pub(crate) attempt: u32,
-    pub(crate) idempotency_key: &'a str,
+    /// The key of the work; told to the guest as hexadecimal digits, and its seed.
+    pub(crate) key: [u8; 32],
     pub(crate) started_at_ms: u64,
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Invocation<'a> {
 pub(crate) struct Called {
     pub(crate) result: Result<Value, StepFailure>,
     pub(crate) usage: Usage,
+    pub(crate) ended: Instant,
 }
 
 /// What one attempt used.
@@ -80,51 +84,56 @@ pub struct Usage {
 /// # Cancel safety
 /// A dropped call drops its instance; nothing of it runs on.
 pub(crate) async fn run(call: Call<'_>) -> Called {
-    let Call { pre, limits, config, invocation, inputs, output, lines } = call;
-    let log = GuestLog::new(limits.logs, lines);
-    let given: Vec<Vec<&[u8]>> = inputs
+    let Call { pre, limits, config, invocation, inputs, output, lines, began } = call;
+    let lists: Vec<Vec<&[u8]>> = inputs
         .iter()
+        .filter(|(_, arity)| *arity == Arity::Many)
         .map(|(value, _)| value.payloads().iter().map(|payload| &payload.bytes()[..]).collect())
         .collect();
-    let given: Vec<wit::ValueParam<'_>> = given
+    let mut lists = lists.iter();
+    let given: Vec<wit::ValueParam<'_>> = inputs
         .iter()
-        .zip(inputs)
-        .map(|(messages, (_, arity))| match (arity, &messages[..]) {
-            (Arity::One, [message]) => wit::ValueParam::One(message),
-            (Arity::One, messages) => unreachable!("one message is wanted, {} are given", messages.len()),
-            (Arity::Many, messages) => wit::ValueParam::Many(messages),
+        .map(|(value, arity)| match (arity, value.payloads()) {
+            (Arity::One, [payload]) => wit::ValueParam::One(payload.bytes()),
+            (Arity::One, payloads) => unreachable!("one message is wanted, {} are given", payloads.len()),
+            (Arity::Many, _) => wit::ValueParam::Many(lists.next().expect("one list for each such input")),
         })
         .collect();
-    let Invocation { step, execution_id, attempt, idempotency_key, started_at_ms } = invocation;
+    let Invocation { step, execution_id, attempt, key, started_at_ms } = invocation;
+    let mut digits = [0; 64];
+    let idempotency_key = base16ct::lower::encode_str(&key, &mut digits).expect("64 digits for 32 bytes");
 
-    let deadline = clock::deadline(clock::now(), limits.timeout);
-    let (answer, store) = loop {
+    let deadline = clock::deadline(began, limits.timeout);
+    let (answer, store, ended) = loop {
         let sandbox =
-            Sandbox::new(limits, started_at_ms, idempotency_key.to_owned(), config.clone(), log.clone());
+            Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
         let mut store = new_store(pre.engine(), sandbox, limits);
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
         let called = within(deadline, async {
             let instance = pre.instantiate_async(&mut store).await?;
             instance.docket_step_step().call_run(&mut store, told, &given).await
         });
-        match called.await {
+        let (answer, ended) = called.await;
+        match answer {
             Some(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
                 drop(store);
                 let pause = clock::deadline(clock::now(), POOL_FULL_PAUSE);
                 clock::sleep_until(pause).await;
             }
-            answer => break (answer, store),
+            answer => break (answer, store, ended),
         }
     };
 
     let result = match answer {
         None => Err(StepFailure::Timeout { limit: limits.timeout }),
-        Some(Err(error)) => Err(explain(&error, store.data(), &log, limits)),
+        Some(Err(error)) => Err(explain(&error, store.data(), limits)),
         Some(Ok(Err(failure))) => Err(reported(failure)),
         Some(Ok(Ok(value))) => checked(value, output, limits),
     };
-    log.finish();
-    Called { result, usage: usage(&store, limits) }
+    if let Some(log) = store.data().log() {
+        log.finish();
+    }
+    Called { result, usage: usage(&store, limits), ended }
 }
 
 /// Asks a module what it offers, in a fresh instance with nothing granted.
@@ -140,21 +149,18 @@ pub(crate) async fn describe(
         logs: DEFAULT_LOGS,
         fuel: None,
     };
-    let lines: LineSink =
-        Arc::new(|stream, line| tracing::debug!(stream = stream.as_str(), "describe: {line}"));
-    let log = GuestLog::new(limits.logs, lines);
     // The answer is kept by the digest, so everything that could shape it comes from the digest.
-    let sandbox = Sandbox::new(&limits, 0, digest.to_string(), None, log.clone());
+    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None);
     let mut store = new_store(pre.engine(), sandbox, &limits);
     let deadline = clock::deadline(clock::now(), limits.timeout);
     let answer = within(deadline, async {
         let instance = pre.instantiate_async(&mut store).await?;
         instance.docket_step_step().call_describe(&mut store).await
     });
-    match answer.await {
+    match answer.await.0 {
         None => Err(StepFailure::Timeout { limit: limits.timeout }),
         Some(Ok(module)) => Ok(raw_module(module)),
-        Some(Err(error)) => Err(explain(&error, store.data(), &log, &limits)),
+        Some(Err(error)) => Err(explain(&error, store.data(), &limits)),
     }
 }
 
@@ -174,19 +180,25 @@ fn new_store(engine: &wasmtime::Engine, sandbox: Sandbox, limits: &Limits) -> St
 }
 
 /// Returns what the work gives, or `None` once the deadline has passed: also for work that never
-/// waits, and for an answer that comes too late.
-async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+/// waits, and for an answer that comes too late. Beside it, when that was.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> (Option<T>, Instant) {
     let mut work = pin!(work);
     let mut alarm = pin!(clock::sleep_until(deadline));
-    let late = || deadline.is_some_and(|deadline| clock::now() >= deadline);
+    let late = |now| deadline.is_some_and(|deadline| now >= deadline);
+    let mut polled = false;
     poll_fn(|context| {
-        if late() {
-            return Poll::Ready(None);
+        // Work that was set aside may come back to the processor long after its deadline.
+        if std::mem::replace(&mut polled, true) {
+            let now = clock::now();
+            if late(now) {
+                return Poll::Ready((None, now));
+            }
         }
         if let Poll::Ready(value) = work.as_mut().poll(context) {
-            return Poll::Ready(if late() { None } else { Some(value) });
+            let now = clock::now();
+            return Poll::Ready((Some(value).filter(|_| !late(now)), now));
         }
-        alarm.as_mut().poll(context).map(|()| None)
+        alarm.as_mut().poll(context).map(|()| (None, clock::now()))
     })
     .await
 }
@@ -259,9 +271,9 @@ pub(crate) fn undecodable(value: &Value, schema: &Schema) -> Option<AnswerFault>
 
 /// Returns what a call that did not return means. A refusal by the host explains the crash that
 /// follows it, so refusals are looked at before the crash.
-fn explain(error: &wasmtime::Error, sandbox: &Sandbox, log: &GuestLog, limits: &Limits) -> StepFailure {
+fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepFailure {
     let trap = error.downcast_ref::<Trap>();
-    if log.exceeded() {
+    if sandbox.log().is_some_and(GuestLog::exceeded) {
         return StepFailure::Logs { limit: limits.logs };
     }
     if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
@@ -285,8 +297,9 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, log: &GuestLog, limits: &
         .downcast_ref::<wasmtime::WasmBacktrace>()
         .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
         .map(|function| format!(" in `{function}`"));
+    let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();
     StepFailure::Trap {
         reason: reason + &place.unwrap_or_default(),
-        stderr: bearable(&log.finish(), LONGEST_MESSAGE),
+        stderr,
     }
 }

@@ -2,8 +2,9 @@
 //! Never decides what is ready.
 //!
 //! The first lane is the caller's own future, so that a chain of steps costs no task switch. Where
-//! more is ready than one lane is at, helpers are spawned, up to one lane a processor. A lane polls
-//! a new attempt at once and keeps it aside only if it waits.
+//! more is ready than one lane is at, further lanes are spawned, up to one a processor. A lane polls
+//! a new attempt at once and keeps it aside only if it waits. After about a time slice it lets others
+//! have the thread and looks at what would stop it, however quick its steps are.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use docket_graph::StopReason;
 use futures_util::StreamExt as _;
 use futures_util::future::Abortable;
 use futures_util::stream::FuturesUnordered;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::attempt;
@@ -28,13 +29,13 @@ use crate::engine::TICK;
 const LANE_WIDTH: usize = 1024;
 
 /// What stops an execution from outside.
-pub(crate) struct Stops {
+pub(crate) struct Stops<'a> {
     /// When its time is over.
     pub(crate) deadline: Option<Instant>,
-    /// By its caller.
-    pub(crate) cancelled: CancellationToken,
+    /// By its caller, where it has asked for the means.
+    pub(crate) cancelled: Option<CancellationToken>,
     /// By its host.
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) shutdown: &'a CancellationToken,
 }
 
 /// Carries the run to its end.
@@ -42,35 +43,74 @@ pub(crate) struct Stops {
 /// # Cancel safety
 /// When dropped, everything that the run has under way is stopped, and nothing of it outlives the
 /// time slice of a guest that is computing just then.
-pub(crate) async fn drive(run: &Arc<Run>, lanes: usize, stops: Stops) {
+pub(crate) async fn drive(run: &Arc<Run>, lanes: usize, stops: Stops<'_>) {
     let _abandoned = StopOnDrop(run);
     let mut lane = Lane::new(run);
-    let mut helpers = JoinSet::new();
+    let mut helpers = Helpers { tasks: None, most: lanes.saturating_sub(1) };
     let deadline = clock::sleep_until(stops.deadline);
     tokio::pin!(deadline);
     let mut stopped = false;
     loop {
-        let pace = lane.take_ready(|| {
-            if helpers.len() + 1 < lanes {
-                helpers.spawn(help(Arc::clone(run)));
-            }
-        });
+        let pace = lane.take_ready(|| helpers.call(run));
         if run.is_over() {
             break;
         }
         pace.keep(run).await;
         tokio::select! {
             biased;
-            () = stops.cancelled.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
+            () = cancelled(stops.cancelled.as_ref()), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
             () = stops.shutdown.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Shutdown) }
             () = &mut deadline, if !stopped => { stopped = true; run.stop(StopReason::Deadline) }
             () = lane.complete_next(), if !lane.is_idle() => {}
-            Some(joined) = helpers.join_next(), if !helpers.is_empty() => {
-                // A helper ends when it finds nothing to do; it panics only on a fault of ours.
-                if let Err(error) = joined { std::panic::resume_unwind(error.into_panic()) }
-            }
+            () = helpers.joined() => {}
             () = run.changed.notified() => {}
         }
+    }
+}
+
+/// The further lanes of a run.
+struct Helpers {
+    /// Made for the first of them: most executions need none.
+    tasks: Option<JoinSet<()>>,
+    most: usize,
+}
+
+impl Helpers {
+    /// Sets one more lane to work: a new one or, where there may be no more, one that waits.
+    fn call(&mut self, run: &Arc<Run>) {
+        let tasks = self.tasks.get_or_insert_default();
+        if tasks.len() == self.most {
+            while let Some(joined) = tasks.try_join_next() {
+                ended(joined);
+            }
+        }
+        if tasks.len() < self.most {
+            tasks.spawn(help(Arc::clone(run)));
+        } else {
+            run.plenty.notify_one();
+        }
+    }
+
+    /// Waits for one of them to end, for ever where there is none.
+    async fn joined(&mut self) {
+        match self.tasks.as_mut().filter(|tasks| !tasks.is_empty()) {
+            Some(tasks) => tasks.join_next().await.into_iter().for_each(ended),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A lane ends when it finds nothing to do; it panics only on a fault of ours.
+fn ended(joined: Result<(), JoinError>) {
+    if let Err(error) = joined {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -79,11 +119,18 @@ async fn help(run: Arc<Run>) {
     let mut lane = Lane::new(&run);
     loop {
         let pace = lane.take_ready(|| run.changed.notify_one());
-        if lane.is_idle() {
-            break;
+        match (lane.is_idle(), &pace) {
+            (true, Pace::GoOn) => break,
+            (true, Pace::Yield) => pace.keep(&run).await,
+            (false, _) => {
+                pace.keep(&run).await;
+                tokio::select! {
+                    biased;
+                    () = lane.complete_next() => {}
+                    () = run.plenty.notified() => {}
+                }
+            }
         }
-        pace.keep(&run).await;
-        lane.complete_next().await;
     }
 }
 
@@ -96,7 +143,7 @@ enum Pace {
 
 impl Pace {
     /// Lets other tasks, timers and sockets have the thread where it is time to, and makes sure
-    /// that the lane then looks again at what is ready.
+    /// that the caller's lane then looks again at what is ready.
     async fn keep(self, run: &Run) {
         match self {
             Pace::GoOn => {}
@@ -113,21 +160,23 @@ type Attempt = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send>>;
 /// Attempts that one task carries out.
 struct Lane<'a> {
     run: &'a Arc<Run>,
-    waiting: FuturesUnordered<Attempt>,
+    /// Made for the first that waits.
+    waiting: Option<FuturesUnordered<Attempt>>,
 }
 
 impl<'a> Lane<'a> {
     fn new(run: &'a Arc<Run>) -> Self {
-        Self { run, waiting: FuturesUnordered::new() }
+        Self { run, waiting: None }
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.as_ref().is_none_or(FuturesUnordered::is_empty)
     }
 
     /// Begins what is ready, and calls `more` when another lane could take a part.
     fn take_ready(&mut self, mut more: impl FnMut()) -> Pace {
-        while self.waiting.len() < LANE_WIDTH
+        let began = clock::now();
+        while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH
             && let Some((turn, stop, more_ready)) = self.run.take()
         {
             if more_ready {
@@ -135,15 +184,12 @@ impl<'a> Lane<'a> {
             }
             let attempt = Abortable::new(attempt(Arc::clone(self.run), turn), stop);
             let mut attempt: Attempt = Box::pin(async move { (turn, attempt.await.ok()) });
-            let began = clock::now();
             match poll_once(&mut attempt) {
                 Poll::Ready((turn, called)) => self.run.complete(turn, called),
-                Poll::Pending => {
-                    self.waiting.push(attempt);
-                    if clock::now().duration_since(began) > TICK / 2 {
-                        return Pace::Yield;
-                    }
-                }
+                Poll::Pending => self.waiting.get_or_insert_default().push(attempt),
+            }
+            if clock::now().duration_since(began) > TICK / 2 {
+                return Pace::Yield;
             }
         }
         Pace::GoOn
@@ -151,7 +197,9 @@ impl<'a> Lane<'a> {
 
     /// Waits for one attempt of this lane to end.
     async fn complete_next(&mut self) {
-        if let Some((turn, called)) = self.waiting.next().await {
+        if let Some(waiting) = &mut self.waiting
+            && let Some((turn, called)) = waiting.next().await
+        {
             self.run.complete(turn, called);
         }
     }

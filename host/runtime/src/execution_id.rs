@@ -26,7 +26,8 @@ impl ExecutionId {
 
     /// Returns a new id: a UUID of version 7, so that ids sort by the time they were made.
     pub fn new() -> Self {
-        Self(uuid::Uuid::now_v7().to_string().into())
+        let mut text = uuid::Uuid::encode_buffer();
+        Self(Arc::from(&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)))
     }
 
     /// Returns the text.

@@ -1,9 +1,10 @@
 //! Owns a set of loaded modules as one thing: the graph inferred from them and, for each step, all
 //! that an attempt needs. Immutable once made; executions keep the generation they began with.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use docket_graph::{Graph, RawStep, Retry, StepId, StepName};
+use docket_graph::{Graph, Plan, PlanErrors, Port, RawStep, Retry, StepId, StepName};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
@@ -52,11 +53,25 @@ impl std::fmt::Display for LoadErrors {
 
 impl std::error::Error for LoadErrors {}
 
+/// A plan, and how its nodes are retried.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) retries: Arc<[Retry]>,
+}
+
+/// The most plans that are remembered; past it all are forgotten. A service asks in a handful of
+/// ways, and a caller who asks in many cannot make the host hold more than this.
+const KNOWN_PLANS: usize = 256;
+
 /// A set of modules and the graph inferred from them.
 pub struct Generation {
     graph: Graph,
     modules: Vec<ModuleFacts>,
     steps: Vec<StepCode>,
+    /// Plans by target and given ports, the target last: services ask for the same few again and
+    /// again.
+    plans: Mutex<HashMap<Vec<Port>, Prepared>>,
     /// Kept alive for as long as a step may run.
     _engines: Vec<Arc<Engine>>,
 }
@@ -73,29 +88,41 @@ pub struct ModuleFacts {
 }
 
 /// How far the answers of a step depend on anything but its inputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purity {
     /// A function of its inputs: it imports no clock, no randomness, and nothing is granted.
     Pure,
     /// A function of its inputs, its configuration and its execution's start.
     Deterministic,
+    /// It reaches outside, if what it imports is granted.
+    Effects,
 }
 
 impl ModuleFacts {
     /// Returns how far the module's answers depend on anything but the inputs, and the imports
     /// that make it so.
     pub fn purity(&self) -> (Purity, Vec<&str>) {
-        let beyond_inputs =
-            |import: &&str| matches!(classify(import), Import::Circumstances | Import::Config);
-        let because: Vec<&str> = self.imports.iter().map(String::as_str).filter(beyond_inputs).collect();
-        (if because.is_empty() { Purity::Pure } else { Purity::Deterministic }, because)
+        let of = |import: &str| match classify(import) {
+            Import::Open => Purity::Pure,
+            Import::Circumstances | Import::Config => Purity::Deterministic,
+            Import::Http | Import::Unknown => Purity::Effects,
+        };
+        let level = self.imports.iter().map(|import| of(import)).max().unwrap_or(Purity::Pure);
+        let decisive = |import: &&str| level != Purity::Pure && of(import) == level;
+        (level, self.imports.iter().map(String::as_str).filter(decisive).collect())
     }
 
     /// Returns the imports that work only with a grant.
     pub fn needs_granted(&self) -> Vec<&str> {
         let granted = |import: &&str| matches!(classify(import), Import::Config | Import::Http);
         self.imports.iter().map(String::as_str).filter(granted).collect()
+    }
+
+    /// Returns the imports that no host offers.
+    pub fn not_offered(&self) -> Vec<&str> {
+        let unknown = |import: &&str| classify(import) == Import::Unknown;
+        self.imports.iter().map(String::as_str).filter(unknown).collect()
     }
 }
 
@@ -132,6 +159,28 @@ impl Generation {
     /// Returns how failed attempts at a step are retried.
     pub fn retry(&self, step: StepId) -> &Retry {
         &self.code(step).retry
+    }
+
+    /// Returns the plan for a target and the given ports, made now or before.
+    pub(crate) fn plan(&self, target: Port, given: &mut Vec<Port>) -> Result<Prepared, PlanErrors> {
+        given.push(target);
+        let known = self.plans().get(given.as_slice()).cloned();
+        let key = known.is_none().then(|| given.clone());
+        let target = given.pop().expect("pushed just above");
+        let Some(key) = key else { return Ok(known.expect("there is a key where no plan is known")) };
+        let plan = Plan::of(&self.graph, &target, given)?;
+        let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
+        let prepared = Prepared { plan: Arc::new(plan), retries };
+        let mut plans = self.plans();
+        if plans.len() >= KNOWN_PLANS {
+            plans.clear();
+        }
+        plans.insert(key, prepared.clone());
+        Ok(prepared)
+    }
+
+    fn plans(&self) -> MutexGuard<'_, HashMap<Vec<Port>, Prepared>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn code(&self, step: StepId) -> &StepCode {
@@ -243,7 +292,7 @@ impl Loading<'_> {
             imports: module.imports,
         };
         let engines = [Some(Arc::clone(self.plain)), metered].into_iter().flatten().collect();
-        Ok(Generation { graph, modules: modules.into_iter().map(facts).collect(), steps, _engines: engines })
+        Ok(Generation { graph, modules: modules.into_iter().map(facts).collect(), steps, plans: Mutex::default(), _engines: engines })
     }
 
     /// The engine that counts instructions exists only where some step has a budget.

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use docket_graph::NodeId;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -38,8 +39,21 @@ const TAIL: usize = 2 << 10;
 /// What one write may hand over, in bytes.
 const PERMIT: usize = 64 << 10;
 
-/// Takes the lines of one attempt, in order.
-pub(crate) type LineSink = Arc<dyn Fn(Stream, &str) + Send + Sync>;
+/// Takes the lines that guests write.
+pub(crate) trait Lines: Send + Sync {
+    /// Takes the next line of the writer.
+    fn line(&self, writer: Writer, stream: Stream, line: &str);
+}
+
+/// Who writes a line: an attempt at a node of a plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writer {
+    pub(crate) node: NodeId,
+    pub(crate) attempt: u32,
+}
+
+/// Where the lines of one attempt go. Nowhere, for a module that describes itself.
+pub(crate) type LineSink = Option<(Arc<dyn Lines>, Writer)>;
 
 /// The error that stops a guest which has written too much.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +137,9 @@ impl State {
         let line = std::mem::take(self.buffer(stream));
         if !line.is_empty() {
             let line = String::from_utf8_lossy(&line);
-            (self.sink)(stream, line.trim_end_matches(['\n', '\r']));
+            if let Some((lines, writer)) = &self.sink {
+                lines.line(*writer, stream, line.trim_end_matches(['\n', '\r']));
+            }
         }
     }
 
@@ -182,18 +198,24 @@ impl OutputStream for LogStream {
 mod tests {
     use super::*;
 
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<(Stream, String)>>);
+
+    impl Lines for Kept {
+        fn line(&self, _: Writer, stream: Stream, line: &str) {
+            self.0.lock().unwrap().push((stream, line.to_owned()));
+        }
+    }
+
     fn lines_of(limit: u64, writes: &[(Stream, &[u8])]) -> (Vec<(Stream, String)>, GuestLog) {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&lines);
-        let log = GuestLog::new(
-            limit,
-            Arc::new(move |stream, line| sink.lock().unwrap().push((stream, line.to_owned()))),
-        );
+        let kept = Arc::new(Kept::default());
+        let writer = Writer { node: NodeId::default(), attempt: 1 };
+        let log = GuestLog::new(limit, Some((kept.clone(), writer)));
         for (stream, bytes) in writes {
             let _ = log.write(*stream, bytes);
         }
         log.finish();
-        let lines = lines.lock().unwrap().clone();
+        let lines = kept.0.lock().unwrap().clone();
         (lines, log)
     }
 

@@ -19,7 +19,7 @@ use crate::drive::{Stops, drive};
 use crate::engine::{MOST_INSTANCES, Metering};
 use crate::execution_id::ExecutionId;
 use crate::failure::ExecutionError;
-use crate::generation::{Engine, Generation, LoadErrors, Loading};
+use crate::generation::{Engine, Generation, LoadErrors, Loading, Prepared};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::HostOptions;
@@ -252,24 +252,29 @@ impl Host {
     /// As [`Host::execute`].
     pub fn start(&self, request: Request) -> Result<Execution, RequestError> {
         let Request { target, inputs, execution_id, started_at, timeout } = request;
-        if self.0.shutdown.is_cancelled() || self.0.executions.is_closed() {
+        if self.0.executions.is_closed() {
             return Err(RequestError::Closed);
         }
-        let (ports, given): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
-        let ports = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let plan = self.plan(&target?, &ports)?;
+        let mut ports = Vec::with_capacity(inputs.len() + 1);
+        let mut given = Vec::with_capacity(inputs.len());
+        for (port, value) in inputs {
+            ports.push(port?);
+            given.push(value);
+        }
+        let Prepared { plan, retries } = self.0.generation.plan(target?, &mut ports)?;
         check(self.graph(), &ports, &given)?;
         let start = Start {
             id: execution_id.unwrap_or_default(),
             generation: Arc::clone(&self.0.generation),
             plan,
-            given: given.into_iter().map(Arc::new).collect(),
+            retries,
+            given,
             started_at_ms: clock::unix_millis(started_at.unwrap_or_else(clock::wall)),
             limit: timeout,
             instances: Arc::clone(&self.0.instances),
             observer: self.0.observer.clone(),
         };
-        Ok(Execution { id: start.id.clone(), start, host: self.clone(), cancelled: CancellationToken::new() })
+        Ok(Execution { start, host: self.clone(), cancelled: None })
     }
 
     /// Returns how many executions are under way.
@@ -299,10 +304,9 @@ impl Host {
 /// An accepted request. Runs while [`Execution::outcome`] is awaited.
 #[must_use = "an execution runs only while its outcome is awaited"]
 pub struct Execution {
-    id: ExecutionId,
     start: Start,
     host: Host,
-    cancelled: CancellationToken,
+    cancelled: Option<CancellationToken>,
 }
 
 /// Stops an execution from elsewhere. Clones stop the same one.
@@ -320,12 +324,12 @@ impl Canceller {
 impl Execution {
     /// Returns the execution's id.
     pub fn id(&self) -> &ExecutionId {
-        &self.id
+        &self.start.id
     }
 
     /// Returns what stops this execution.
-    pub fn canceller(&self) -> Canceller {
-        Canceller(self.cancelled.clone())
+    pub fn canceller(&mut self) -> Canceller {
+        Canceller(self.cancelled.get_or_insert_default().clone())
     }
 
     /// Carries the execution out.
@@ -336,7 +340,7 @@ impl Execution {
     /// # Cancel safety
     /// As [`Host::execute`].
     pub async fn outcome(self) -> Result<Outcome, RequestError> {
-        let Self { start, host, cancelled, .. } = self;
+        let Self { start, host, cancelled } = self;
         // Counted first: a shutdown either sees this execution or is seen by it.
         let _counted = host.0.executions.token();
         if host.0.executions.is_closed() {
@@ -346,7 +350,7 @@ impl Execution {
         let stops = Stops {
             deadline: run.limit.and_then(|limit| clock::deadline(run.started, limit)),
             cancelled,
-            shutdown: host.0.shutdown.clone(),
+            shutdown: &host.0.shutdown,
         };
         drive(&run, host.0.options.lanes.max(1), stops).await;
         let (result, report) = run.outcome();
@@ -356,7 +360,7 @@ impl Execution {
 
 /// Checks what the caller gives before anything runs: each message is what its port says, and a
 /// list is given only where lists are taken.
-fn check(graph: &Graph, ports: &[Port], given: &[Value]) -> Result<(), RequestError> {
+fn check(graph: &Graph, ports: &[Port], given: &[Arc<Value>]) -> Result<(), RequestError> {
     for (port, value) in ports.iter().zip(given) {
         let id = graph.find_port(port).expect("the plan knows every given port");
         if let Some(fault) = call::undecodable(value, graph.schema(id)) {

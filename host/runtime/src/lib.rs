@@ -26,6 +26,7 @@ mod attempt;
 mod drive;
 mod request;
 mod host;
+mod inspection;
 
 pub use artifact::ArtifactError;
 pub use call::{DESCRIBE_TIMEOUT, Usage};
@@ -36,6 +37,7 @@ pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
 pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
 pub use guest_log::Stream;
 pub use host::{BuildError, Canceller, Drained, Execution, Host, HostBuilder, Outcome, OutcomeError};
+pub use inspection::Inspection;
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};
 pub use options::{

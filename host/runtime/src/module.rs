@@ -178,6 +178,11 @@ impl ModuleSource {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Returns the length of the file, in bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// A compiled, linked and described module.
@@ -215,12 +220,39 @@ impl Loader<'_> {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let pre = self.link(&name, &component).map_err(|fault| vec![fault])?;
+        self.described(source, digest, &component, imports).await.map_err(|fault| vec![fault])
+    }
+
+    /// Loads a module to be looked at, never to be run: an import that is not there traps when it is called.
+    ///
+    /// # Errors
+    /// As [`Loader::load`], but for the imports.
+    pub(crate) async fn load_to_look_at(&self, source: &ModuleSource) -> Result<Module, LoadFault> {
+        let digest = Digest::of(&source.bytes);
+        let component = self.component(source, &digest)?;
+        let mut linker = self.linker.clone();
+        linker.define_unknown_imports_as_traps(&component).map_err(|error| LoadFault::Link {
+            module: Arc::clone(&source.name),
+            reason: format!("{error:#}"),
+        })?;
+        let imports = imports(self.engine, &component);
+        Loader { linker: &linker, ..*self }.described(source, digest, &component, imports).await
+    }
+
+    async fn described(
+        &self,
+        source: &ModuleSource,
+        digest: Digest,
+        component: &Component,
+        imports: Vec<String>,
+    ) -> Result<Module, LoadFault> {
+        let name = Arc::clone(&source.name);
+        let pre = self.link(&name, component)?;
         let (declared, described_now) = match self.artifacts.declared(&digest) {
             Some(declared) => (declared, false),
             None => {
                 let described = call::describe(&pre, &digest).await;
-                let fault = |source| vec![LoadFault::Describe { module: Arc::clone(&name), source }];
+                let fault = |source| LoadFault::Describe { module: Arc::clone(&name), source };
                 (described.map_err(fault)?, true)
             }
         };

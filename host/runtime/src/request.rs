@@ -1,5 +1,6 @@
 //! Owns what a caller asks of a host, and why it may be refused before anything runs.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use docket_graph::{PlanErrors, Port, PortError};
@@ -13,7 +14,7 @@ use crate::value::Value;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(crate) target: Result<Port, PortError>,
-    pub(crate) inputs: Vec<(Result<Port, PortError>, Value)>,
+    pub(crate) inputs: Vec<(Result<Port, PortError>, Arc<Value>)>,
     pub(crate) execution_id: Option<ExecutionId>,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) timeout: Option<Duration>,
@@ -66,7 +67,7 @@ impl Request {
     }
 
     fn given(mut self, port: Result<Port, PortError>, value: Value) -> Self {
-        self.inputs.push((port, value));
+        self.inputs.push((port, Arc::new(value)));
         self
     }
 

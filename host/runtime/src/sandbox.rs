@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::bindings::config;
 use crate::guest_clock::{ClockView, GuestClock};
-use crate::guest_log::{GuestLog, Stream};
+use crate::guest_log::{GuestLog, LineSink, Stream};
 use crate::options::Limits;
 
 /// What a step's configuration is: keys and values, in the order of the keys.
@@ -26,10 +26,13 @@ pub(crate) struct Sandbox {
     /// Made when the guest first asks WASI for something; most steps never do.
     wasi: Option<WasiCtx>,
     clock: GuestClock,
-    log: GuestLog,
+    /// Made with `wasi`.
+    log: Option<GuestLog>,
+    log_limit: u64,
+    lines: LineSink,
     config: Option<StepConfig>,
-    /// The text that all the guest's randomness comes from.
-    seed: String,
+    /// What all the guest's randomness comes from.
+    seed: [u8; 32],
     memory: Meter,
     tables: Meter,
 }
@@ -38,15 +41,17 @@ impl Sandbox {
     pub(crate) fn new(
         limits: &Limits,
         started_at_ms: u64,
-        seed: String,
+        seed: [u8; 32],
         config: Option<StepConfig>,
-        log: GuestLog,
+        lines: LineSink,
     ) -> Self {
         Self {
             table: ResourceTable::new(),
             wasi: None,
             clock: GuestClock::new(started_at_ms),
-            log,
+            log: None,
+            log_limit: limits.logs,
+            lines,
             config,
             seed,
             memory: Meter::new(limits.memory),
@@ -69,15 +74,21 @@ impl Sandbox {
         self.tables.refused
     }
 
-    fn new_wasi(&self) -> WasiCtx {
+    /// Returns what the guest has written, if it ever came to write.
+    pub(crate) fn log(&self) -> Option<&GuestLog> {
+        self.log.as_ref()
+    }
+
+    fn new_wasi(&mut self) -> WasiCtx {
+        let log = self.log.insert(GuestLog::new(self.log_limit, self.lines.take()));
         let [secure, insecure, seed] = ["secure", "insecure", "insecure-seed"].map(|purpose| {
-            let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(&self.seed);
+            let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(self.seed);
             <[u8; 32]>::from(digest.finalize())
         });
         let seed = u128::from_le_bytes(*seed.first_chunk().expect("a digest has 32 bytes"));
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(self.log.stream(Stream::Stdout))
-            .stderr(self.log.stream(Stream::Stderr))
+        wasi.stdout(log.stream(Stream::Stdout))
+            .stderr(log.stream(Stream::Stderr))
             .secure_random(ChaCha12Rng::from_seed(secure))
             .insecure_random(ChaCha12Rng::from_seed(insecure))
             .insecure_random_seed(seed);
@@ -122,7 +133,8 @@ impl ResourceLimiter for Sandbox {
 impl WasiView for Sandbox {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         if self.wasi.is_none() {
-            self.wasi = Some(self.new_wasi());
+            let wasi = self.new_wasi();
+            self.wasi = Some(wasi);
         }
         WasiCtxView { ctx: self.wasi.as_mut().expect("made just above"), table: &mut self.table }
     }

@@ -8,25 +8,36 @@ use layout::std_shapes::render::get_shape_size;
 use layout::std_shapes::shapes::{Arrow, Element, ShapeKind};
 use layout::topo::layout::VisualGraph;
 
-use super::drawing::{Drawing, Edge, Shape};
+use super::drawing::{Drawing, Edge, Node, Shape};
 use crate::graph::Graph;
 
 const FONT: usize = 15;
 
-/// Up to this many edges the crossings are reduced. That work grows with the cube of a row, and untangles nothing in a
-/// picture that is wider than a screen anyway: 200 take a tenth of a second, 2,000 minutes.
-const UNTANGLED: usize = 2000;
+/// Up to this many cells the crossings of edges are reduced, which takes some tenths of a second; a picture of more is
+/// wider than a screen, and stays tangled anyway.
+const UNTANGLED: usize = 400;
 
-/// Returns the graph as a picture in SVG.
+/// A picture of more cells takes more than some seconds to lay out, and nobody can read it.
+const DRAWN: usize = 3_000;
+
+/// Returns the graph as a picture in SVG. In the place of one that is too large stands a sentence that says so.
 pub fn svg(graph: &Graph) -> String {
-    let Drawing { nodes, mut edges } = Drawing::of(graph);
-    let position = topological(nodes.len(), &edges);
-    // For each new edge the layout looks for a way back, along every path. In this order there is none to follow.
-    edges.sort_by_key(|edge| position[edge.from]);
+    let mut drawing = Drawing::of(graph);
+    let cells = straighten(&mut drawing);
+    if cells > DRAWN {
+        let steps = graph.steps().len();
+        let label = format!("{steps} steps are too many for a picture; ask for another format");
+        return lay_out(&Drawing { nodes: vec![Node { shape: Shape::Step, label }], edges: Vec::new() }, 1);
+    }
+    lay_out(&drawing, cells)
+}
+
+fn lay_out(drawing: &Drawing, cells: usize) -> String {
     let mut visual = VisualGraph::new(Orientation::LeftToRight);
-    // The check of its own work follows every path too.
+    // The check of its own work follows every path.
     visual.dag.set_validate(false);
-    let handles: Vec<_> = nodes
+    let handles: Vec<_> = drawing
+        .nodes
         .iter()
         .map(|node| {
             let (shape, fill) = match node.shape {
@@ -39,12 +50,26 @@ pub fn svg(graph: &Graph) -> String {
             visual.add_node(Element::create(shape, look, Orientation::LeftToRight, size))
         })
         .collect();
-    for edge in &edges {
+    for edge in &drawing.edges {
         visual.add_edge(Arrow::simple(&edge.label), handles[edge.from], handles[edge.to]);
     }
     let mut writer = SVGWriter::new();
-    visual.do_it(false, edges.len() > UNTANGLED, false, &mut writer);
+    visual.do_it(false, cells > UNTANGLED, false, &mut writer);
     writer.finalize()
+}
+
+/// Sorts the edges so that each leads away from all before it: for each new edge the layout looks for a way back, along
+/// every path, and now there is none to follow. Returns how many cells the picture has: the layout puts a node of its
+/// own wherever an edge passes a column.
+fn straighten(drawing: &mut Drawing) -> usize {
+    let Drawing { nodes, edges } = drawing;
+    let position = topological(nodes.len(), edges);
+    edges.sort_by_key(|edge| position[edge.from]);
+    let mut columns = vec![0; nodes.len()];
+    for edge in &*edges {
+        columns[edge.to] = columns[edge.to].max(columns[edge.from] + 1);
+    }
+    nodes.len() + edges.iter().map(|edge| columns[edge.to] - columns[edge.from]).sum::<usize>()
 }
 
 /// Returns each node's position in an order in which every edge leads forward.

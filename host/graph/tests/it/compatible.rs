@@ -3,8 +3,8 @@
 use docket_graph::prost_reflect::prost::Message;
 use docket_graph::prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use docket_graph::prost_reflect::prost_types::{
-    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    FileDescriptorSet,
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
+    FileDescriptorProto, FileDescriptorSet,
 };
 use docket_graph::{Fault, Graph, RawModule};
 
@@ -57,7 +57,11 @@ fn module(step: &str, signature: &str, (ty, label): (Type, Label)) -> RawModule 
         name: Some("m.proto".into()),
         package: Some("t".into()),
         message_type: vec![message],
-        enum_type: vec![EnumDescriptorProto { name: Some("E".into()), value: vec![zero], ..Default::default() }],
+        enum_type: vec![EnumDescriptorProto {
+            name: Some("E".into()),
+            value: vec![zero],
+            ..Default::default()
+        }],
         ..Default::default()
     };
     RawModule {
@@ -69,7 +73,8 @@ fn module(step: &str, signature: &str, (ty, label): (Type, Label)) -> RawModule 
 #[test]
 fn types_are_alike_exactly_as_protobuf_says_of_updating_a_message() {
     for (i, one) in ALIKE.iter().enumerate().flat_map(|(i, group)| group.iter().map(move |ty| (i, *ty))) {
-        for (j, other) in ALIKE.iter().enumerate().flat_map(|(j, group)| group.iter().map(move |ty| (j, *ty))) {
+        for (j, other) in ALIKE.iter().enumerate().flat_map(|(j, group)| group.iter().map(move |ty| (j, *ty)))
+        {
             let found = faults((one, Label::Optional), (other, Label::Optional));
             assert_eq!(found.is_empty(), i == j, "{one:?} and {other:?}: {found:?}");
         }
@@ -80,5 +85,8 @@ fn types_are_alike_exactly_as_protobuf_says_of_updating_a_message() {
 fn one_and_many_of_a_type_differ() {
     let found = faults((Type::Int32, Label::Optional), (Type::Int32, Label::Repeated));
     let [Fault::Incompatible { message, field: 1, difference, .. }] = &found[..] else { panic!("{found:?}") };
-    assert_eq!((&**message, difference.as_str()), ("t.M", "`int32` in the first and `repeated int32` in the second"));
+    assert_eq!(
+        (&**message, difference.as_str()),
+        ("t.M", "`int32` in the first and `repeated int32` in the second")
+    );
 }

@@ -58,6 +58,19 @@ fn a_large_graph_is_drawn() {
 }
 
 #[test]
+fn a_graph_that_is_too_large_for_a_picture_is_said_to_be() {
+    let nodes: Vec<Vec<usize>> =
+        (0..10_000usize).map(|node| (1..4).filter_map(|d| node.checked_sub(d)).collect()).collect();
+    let graph = numbered(&nodes, &pool()).unwrap();
+    let svg = render(&graph, Format::Svg);
+    assert!(svg.contains("10000 steps are too many for a picture; ask for another format"), "{svg}");
+    well_formed(&svg);
+    for format in [Format::Tree, Format::Dot, Format::Mermaid, Format::Json] {
+        assert!(render(&graph, format).contains("s09999"));
+    }
+}
+
+#[test]
 fn a_tree_names_what_it_has_drawn_already() {
     let raw = raw_module(&[
         ("Clean", "t.Text -> t.Text#clean"),
@@ -124,7 +137,7 @@ fn well_formed(xml: &str) {
         );
         let end = start + rest[start..].find('>').unwrap();
         let tag = &rest[start + 1..end];
-        assert!(!tag.contains('<') && tag.matches('"').count() % 2 == 0, "<{tag}>");
+        assert!(!tag.contains('<') && tag.matches('"').count().is_multiple_of(2), "<{tag}>");
         rest = &rest[end + 1..];
         if let Some(name) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(name));

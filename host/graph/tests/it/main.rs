@@ -1,5 +1,7 @@
 //! What docket-graph promises, through its public names.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod support;
 
 mod cases;
@@ -8,5 +10,6 @@ mod cycles;
 mod drawings;
 mod layering;
 mod modules;
+mod plans;
 mod progress;
 mod wire;

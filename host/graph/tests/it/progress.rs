@@ -12,6 +12,11 @@ use proptest::prelude::*;
 use crate::support::{node_port, numbered, pool};
 
 /// Runs two executions on one script, and checks each action against what a bystander knows.
+/// Returns how each node of the plan is retried.
+fn retries(plan: &Plan, retry: impl Fn(NodeId) -> Retry) -> Vec<Retry> {
+    plan.nodes().map(|(node, _)| retry(node)).collect()
+}
+
 fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &DescriptorPool) {
     let graph = numbered(nodes, pool).unwrap();
     let plan = Plan::of(&graph, &node_port(nodes.len() - 1), &[]).unwrap();
@@ -23,7 +28,7 @@ fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &Desc
         root: None,
         finished: None,
     };
-    let mut progress = Progress::new(&plan, retry);
+    let mut progress = Progress::new(&plan, retries(&plan, retry));
     let mut actions = Vec::new();
     progress.start(&mut actions);
     bystander.watch(&actions, &progress, max);
@@ -33,7 +38,7 @@ fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &Desc
     let mut stops = 3;
     while bystander.finished.is_none() {
         actions.clear();
-        if stops > 0 && next() % 40 == 0 {
+        if stops > 0 && next().is_multiple_of(40) {
             stops -= 1;
             let reason =
                 [StopReason::Cancelled, StopReason::Deadline, StopReason::Shutdown][next() as usize % 3];
@@ -62,7 +67,7 @@ fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &Desc
 fn completion(chance: u32, stopping: bool) -> Completion {
     let failed = |class| Completion::Failed { class, code: None, retry_after: None, chance: 0.5 };
     match (stopping, chance % 16) {
-        (true, 0..10) => Completion::Stopped { began: chance % 2 == 0 },
+        (true, 0..10) => Completion::Stopped { began: chance.is_multiple_of(2) },
         (_, 0..10) => Completion::Done,
         (_, 10) => Completion::Kept,
         (_, 11 | 12) => failed(FailureClass::Retryable),
@@ -223,7 +228,7 @@ fn on(progress: &mut Progress, node: NodeId, completion: Completion) -> Vec<Acti
 #[test]
 fn a_shared_producer_runs_once_and_a_join_waits_for_both() {
     let (plan, n) = diamond();
-    let mut progress = Progress::new(&plan, |_| Retry::once());
+    let mut progress = Progress::new(&plan, retries(&plan, |_| Retry::once()));
     let mut actions = Vec::new();
     progress.start(&mut actions);
     assert_eq!(actions, [start(n[0], 1)]);
@@ -238,7 +243,7 @@ fn a_shared_producer_runs_once_and_a_join_waits_for_both() {
 fn a_failure_beside_a_slow_sibling_is_the_root_cause_whatever_the_sibling_says_later() {
     for late in [Completion::Done, Completion::Stopped { began: true }, failed(FailureClass::Abort)] {
         let (plan, n) = diamond();
-        let mut progress = Progress::new(&plan, |_| Retry::once());
+        let mut progress = Progress::new(&plan, retries(&plan, |_| Retry::once()));
         progress.start(&mut Vec::new());
         on(&mut progress, n[0], Completion::Done);
         assert_eq!(on(&mut progress, n[1], failed(FailureClass::Permanent)), [Action::Stop { node: n[2] }]);
@@ -253,7 +258,7 @@ fn a_failure_beside_a_slow_sibling_is_the_root_cause_whatever_the_sibling_says_l
 fn a_stop_during_a_delay_ends_the_retries() {
     let (plan, n) = diamond();
     let retry = |_| Retry { max_attempts: NonZeroU32::new(3).unwrap(), ..Retry::once() };
-    let mut progress = Progress::new(&plan, retry);
+    let mut progress = Progress::new(&plan, retries(&plan, retry));
     let mut actions = Vec::new();
     progress.start(&mut actions);
     assert_eq!(on(&mut progress, n[0], failed(FailureClass::Timeout)), [start(n[0], 2)]);
@@ -268,7 +273,7 @@ fn a_stop_during_a_delay_ends_the_retries() {
 #[test]
 fn a_stop_before_the_start_is_the_end() {
     let (plan, n) = diamond();
-    let mut progress = Progress::new(&plan, |_| Retry::once());
+    let mut progress = Progress::new(&plan, retries(&plan, |_| Retry::once()));
     let mut actions = Vec::new();
     progress.stop(StopReason::Cancelled, &mut actions);
     progress.start(&mut actions);
@@ -281,6 +286,6 @@ fn an_empty_plan_is_done_at_its_start() {
     let graph = numbered(&[vec![]], &pool()).unwrap();
     let plan = Plan::of(&graph, &node_port(0), &[node_port(0)]).unwrap();
     let mut actions = Vec::new();
-    Progress::new(&plan, |_| Retry::once()).start(&mut actions);
+    Progress::new(&plan, retries(&plan, |_| Retry::once())).start(&mut actions);
     assert_eq!(actions, [Action::Finish(Conclusion::Done)]);
 }

@@ -40,7 +40,7 @@ impl Chance<'_> {
     fn message(&mut self, descriptor: &MessageDescriptor, depth: u8) -> DynamicMessage {
         let mut message = DynamicMessage::new(descriptor.clone());
         for field in descriptor.fields() {
-            if self.byte() % 3 == 0 || depth == 0 {
+            if self.byte().is_multiple_of(3) || depth == 0 {
                 continue;
             }
             let value = if field.is_map() {
@@ -86,7 +86,8 @@ fn agrees(descriptor: &MessageDescriptor, schema: &Schema, bytes: &[u8]) -> bool
     let decoded = DynamicMessage::decode(descriptor.clone(), bytes);
     let checked = schema.check(bytes);
     if let (Ok(_), Err(fault)) = (&decoded, &checked)
-        && let (Some(5 | 6), WireReason::WireType { expected: 2, .. } | WireReason::Group) = (fault.field, fault.reason)
+        && let (Some(5 | 6), WireReason::WireType { expected: 2, .. } | WireReason::Group) =
+            (fault.field, fault.reason)
     {
         return false;
     }
@@ -161,6 +162,7 @@ fn each_fault_is_named_with_its_place() {
         (&[0x00], (0, None, FieldNumber)),
         (&[0x80, 0x80, 0x80, 0x80, 0x10, 0], (0, None, FieldNumber)),
         (&[0x0a, 2, 0x0d, 0], (2, Some(1), WireType { expected: 0, found: 5 })),
+        (&[0x0a, 3, 0x0a, 1, 0], (2, Some(1), WireType { expected: 0, found: 2 })),
         (&[0x0e], (0, Some(1), NoWireType(6))),
         (&[0x87, 8], (2, Some(128), NoWireType(7))),
         (&[0x1a, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9], (10, Some(3), Packed)),
@@ -190,9 +192,8 @@ fn nesting_ends_where_decoders_end_it() {
             let mut bytes = Vec::new();
             for _ in 0..depth {
                 let mut outer = varint(field);
-                match open {
-                    None => outer.extend(varint(bytes.len() as u64)),
-                    Some(_) => {}
+                if open.is_none() {
+                    outer.extend(varint(bytes.len() as u64));
                 }
                 outer.append(&mut bytes);
                 outer.extend(open.map(varint).unwrap_or_default());

@@ -1,0 +1,117 @@
+//! Owns the way from arguments and configuration to a host: as typed, as configured, as used.
+//! Never runs a step.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use docket_graph::Graph;
+use docket_runtime::{Artifacts, BuildError, Caps, Host, HostOptions, LoadFault, Observer};
+
+use crate::args::GlobalArgs;
+use crate::config::Config;
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::log::LogObserver;
+use crate::nearest::meant;
+use crate::session::Session;
+
+/// The most guest instances of one command at once. 64: more than the steps of most graphs that can
+/// run at once, and a pool that is quickly set up, because a command has but one execution.
+const DEFAULT_INSTANCES: usize = 64;
+
+/// Returns what the host is told.
+pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
+    let caps = Caps::default();
+    HostOptions {
+        max_instances: config.max_instances.unwrap_or(DEFAULT_INSTANCES),
+        artifacts: args.artifact_dir.clone().map_or(Artifacts::UserCache, Artifacts::Dir),
+        defaults: config.defaults.clone(),
+        steps: config.steps.iter().map(|(name, step)| (name.clone(), step.options.clone())).collect(),
+        caps: Caps {
+            timeout: config.caps.timeout.unwrap_or(caps.timeout),
+            memory: config.caps.memory.unwrap_or(caps.memory),
+            table_elements: config.caps.table_elements.unwrap_or(caps.table_elements),
+            output: config.caps.output.unwrap_or(caps.output),
+            logs: config.caps.logs.unwrap_or(caps.logs),
+            max_attempts: config.caps.max_attempts.unwrap_or(caps.max_attempts),
+        },
+        ..HostOptions::default()
+    }
+}
+
+/// Returns a host of all modules, with whoever is to be told of what happens.
+pub(crate) async fn host(session: &mut Session, config: &Config) -> Result<Host, CliError> {
+    let progress = Arc::clone(&session.progress);
+    let mut builder = Host::builder()
+        .module_dir(&session.args.module_dir)
+        .options(options(&session.args, config))
+        .on_compile(move |module| progress.compiling(module));
+    if let Some(observer) = observer(session) {
+        builder = builder.observer(observer);
+    }
+    let dir = session.args.module_dir.clone();
+    let built = session.elsewhere(async move { builder.build().await.map_err(|error| refused(error, &dir)) });
+    let host = built.await?;
+    check_steps(config, host.graph())?;
+    Ok(host)
+}
+
+/// A host that nobody listens to works faster.
+fn observer(session: &Session) -> Option<Arc<dyn Observer>> {
+    let logged = session.args.verbose > 0 || session.args.log_filter.is_some();
+    let log = logged.then(|| Arc::new(LogObserver) as Arc<dyn Observer>);
+    let progress = session.progress.is_live().then(|| Arc::clone(&session.progress) as Arc<dyn Observer>);
+    match (log, progress) {
+        (Some(log), Some(progress)) => Some(Arc::new(vec![log, progress])),
+        (log, progress) => log.or(progress),
+    }
+}
+
+/// Returns how it is said that there is no host.
+pub(crate) fn refused(error: BuildError, dir: &Path) -> CliError {
+    match error {
+        BuildError::Load(errors) => {
+            let place = format!("the modules of `{}`", dir.display());
+            let exit = if errors.0.iter().all(is_not_there) { Exit::Usage } else { Exit::Invalid };
+            CliError::of_faults(exit, &place, &errors.0)
+        }
+        BuildError::Instances(_) | BuildError::Artifacts(_) | BuildError::Engine(_) => {
+            CliError::of(Exit::Configuration, &error)
+        }
+        // A reason of a later version of the runtime.
+        other => CliError::of(Exit::Configuration, &other),
+    }
+}
+
+/// What was named on the command line and is not there is bad input, not a bad module.
+fn is_not_there(fault: &LoadFault) -> bool {
+    match fault {
+        LoadFault::Directory { source, .. } | LoadFault::Read { source, .. } => {
+            source.kind() == std::io::ErrorKind::NotFound
+        }
+        _ => false,
+    }
+}
+
+/// Checks that every step that is configured exists: a policy for a step that was misspelt would
+/// be obeyed by none.
+fn check_steps(config: &Config, graph: &Graph) -> Result<(), CliError> {
+    let Some(path) = &config.path else { return Ok(()) };
+    let unknown = |name: &&String| graph.find_step(name).is_none();
+    let mut faults: Vec<_> = config
+        .steps
+        .keys()
+        .filter(unknown)
+        .map(|name| {
+            let meant = meant(name, graph.steps().map(|(_, step)| step.name.as_str()));
+            let line = config.steps[name].line;
+            (line, format!("{}:{line}: no module has a step `{name}`{meant}", path.display()))
+        })
+        .collect();
+    if faults.is_empty() {
+        return Ok(());
+    }
+    faults.sort();
+    let faults: Vec<_> = faults.into_iter().map(|(_, fault)| fault).collect();
+    Err(CliError::of_faults(Exit::Configuration, &format!("`{}`", path.display()), &faults))
+}

@@ -1,0 +1,383 @@
+//! Owns `docket.toml` as it is written: which keys there are, and what each may hold. Every fault
+//! in a file is reported at once, with its line. Never applies anything to a host.
+
+mod section;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use docket_graph::{Backoff, FailureClass, Growth, Jitter, Match, Port, Reclassify};
+use docket_runtime::{RetryOptions, StepOptions};
+
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::input::{InputArg, InputSource};
+use section::{File, Section};
+
+/// The name of the file that is looked for.
+pub(crate) const FILE_NAME: &str = "docket.toml";
+
+/// The base of exponential growth where none is given: each delay is twice the one before.
+const DEFAULT_FACTOR: f64 = 2.0;
+
+/// What a `docket.toml` says; nothing where there is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Config {
+    /// Where it was read; none where there is no file.
+    pub(crate) path: Option<PathBuf>,
+    /// `[run]`
+    pub(crate) run: RunConfig,
+    /// `[defaults]`
+    pub(crate) defaults: StepOptions,
+    /// `[step.NAME]`, by name.
+    pub(crate) steps: BTreeMap<String, StepConfig>,
+    /// `[caps]`
+    pub(crate) caps: CapsConfig,
+    /// `[host] max-instances`
+    pub(crate) max_instances: Option<usize>,
+}
+
+/// The default request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RunConfig {
+    pub(crate) output: Option<Port>,
+    pub(crate) inputs: Vec<InputArg>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What is set for one step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StepConfig {
+    /// Where it is set, for messages.
+    pub(crate) line: usize,
+    pub(crate) options: StepOptions,
+}
+
+/// Bounds on declarations and options.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct CapsConfig {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) output: Option<u64>,
+    pub(crate) logs: Option<u64>,
+    pub(crate) table_elements: Option<u64>,
+    pub(crate) max_attempts: Option<NonZeroU32>,
+}
+
+impl Config {
+    /// Reads the file that was named, or the one in the directory if it is there.
+    ///
+    /// # Errors
+    /// Where a named file cannot be read, and every fault in the file.
+    pub(crate) fn load(named: Option<&Path>, dir: &Path) -> Result<Self, CliError> {
+        let path = named.map_or_else(|| dir.join(FILE_NAME), Path::to_owned);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if named.is_none() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Ok(Self::default())
+            }
+            Err(error) => {
+                // A name that was mistyped is bad input; a file that is there and cannot be read is not.
+                let mistyped = named.is_some() && error.kind() == ErrorKind::NotFound;
+                let exit = if mistyped { Exit::Usage } else { Exit::Configuration };
+                let sentence = format!("the configuration `{}` cannot be read", path.display());
+                Err(CliError::new(exit, sentence).caused_by(&error))
+            }
+        }
+    }
+
+    fn parse(path: PathBuf, text: &str) -> Result<Self, CliError> {
+        let file = File::new(&path, text);
+        let mut config = Self::default();
+        if let Some(mut root) = file.root() {
+            config.run = root.section("run", |section| run(section, &path)).unwrap_or_default();
+            config.defaults = root.section("defaults", step_defaults).unwrap_or_default();
+            config.steps = root.section("step", steps).unwrap_or_default();
+            config.caps = root.section("caps", caps).unwrap_or_default();
+            let host = |host: &mut Section<'_, '_>| host.count("max-instances");
+            let most = root.section("host", host).flatten();
+            config.max_instances = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+            root.finish();
+        }
+        let faults = file.into_faults();
+        if !faults.is_empty() {
+            let place = format!("`{}`", path.display());
+            return Err(CliError::of_faults(Exit::Configuration, &place, &faults));
+        }
+        Ok(Self { path: Some(path), ..config })
+    }
+}
+
+fn run(section: &mut Section<'_, '_>, file: &Path) -> RunConfig {
+    let beside = file.parent().unwrap_or(Path::new(""));
+    RunConfig {
+        output: section.parsed("output", Port::parse),
+        inputs: section
+            .list("input", InputArg::parse)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|input| named_beside(beside, input))
+            .collect(),
+        timeout: section.duration("timeout"),
+    }
+}
+
+/// Files that the configuration names lie beside it, wherever the command is called.
+fn named_beside(dir: &Path, InputArg { port, source }: InputArg) -> InputArg {
+    let source = match source {
+        InputSource::File(path) => InputSource::File(dir.join(path)),
+        source @ (InputSource::Text(_) | InputSource::Stdin) => source,
+    };
+    InputArg { port, source }
+}
+
+fn steps(section: &mut Section<'_, '_>) -> BTreeMap<String, StepConfig> {
+    let mut steps = BTreeMap::new();
+    for name in section.names() {
+        let read = |step: &mut Section<'_, '_>| StepConfig {
+            line: step.line(),
+            options: StepOptions { config: step.section("config", step_config), ..step_defaults(step) },
+        };
+        if let Some(step) = section.section(&name, read) {
+            steps.insert(name, step);
+        }
+    }
+    steps
+}
+
+/// Reads what can be set for all steps at once: everything but a step's own configuration.
+fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
+    StepOptions {
+        timeout: section.duration("timeout"),
+        memory: section.size("memory"),
+        table_elements: section.count("table-elements"),
+        output: section.size("output-size"),
+        logs: section.size("log-size"),
+        fuel: section.count("fuel"),
+        retry: section.section("retry", retry).unwrap_or_default(),
+        max_concurrency: section.count_u32("max-concurrency"),
+        config: None,
+    }
+}
+
+fn step_config(section: &mut Section<'_, '_>) -> BTreeMap<String, String> {
+    let names = section.names();
+    names.into_iter().filter_map(|name| section.text(&name).map(|text| (name, text))).collect()
+}
+
+fn retry(section: &mut Section<'_, '_>) -> RetryOptions {
+    let jitter = |jitter| if jitter { Jitter::Full } else { Jitter::None };
+    let codes = section.section("codes", |section| rules(section, code));
+    let kinds = section.section("kinds", |section| {
+        let rules = rules(section, kind);
+        if rules.always.contains(&Match::Class(FailureClass::Abort)) {
+            section.fault("`abort` cannot be tried again: it stops the whole execution");
+        }
+        rules
+    });
+    let reclassify = match (codes, kinds) {
+        (None, None) => None,
+        (codes, kinds) => {
+            let (mut codes, kinds) = (codes.unwrap_or_default(), kinds.unwrap_or_default());
+            codes.always.extend(kinds.always);
+            codes.never.extend(kinds.never);
+            Some(codes)
+        }
+    };
+    RetryOptions {
+        max_attempts: section.count_u32("max-attempts"),
+        backoff: section.section("backoff", backoff).flatten(),
+        jitter: section.boolean("jitter").map(jitter),
+        reclassify,
+    }
+}
+
+fn rules<E: ToString>(section: &mut Section<'_, '_>, rule: fn(&str) -> Result<Match, E>) -> Reclassify {
+    Reclassify {
+        always: section.list("always", rule).unwrap_or_default(),
+        never: section.list("never", rule).unwrap_or_default(),
+    }
+}
+
+fn code(text: &str) -> Result<Match, &'static str> {
+    if text.is_empty() { Err("a code is not empty") } else { Ok(Match::Code(text.into())) }
+}
+
+fn kind(text: &str) -> Result<Match, String> {
+    use FailureClass::*;
+    const KINDS: [(&str, FailureClass); 13] = [
+        ("retryable", Retryable),
+        ("permanent", Permanent),
+        ("abort", Abort),
+        ("timeout", Timeout),
+        ("trap", Trap),
+        ("exit", Exit),
+        ("fuel", Fuel),
+        ("memory", Memory),
+        ("table", Table),
+        ("output", Output),
+        ("logs", Logs),
+        ("answer", Answer),
+        ("internal", Internal),
+    ];
+    section::choice(text, &KINDS).map(Match::Class)
+}
+
+fn backoff(section: &mut Section<'_, '_>) -> Option<Backoff> {
+    const GROWTHS: [(&str, Growth); 3] =
+        [("fixed", Growth::Fixed), ("linear", Growth::Linear), ("exponential", Growth::Exponential)];
+    let growth = section.parsed("growth", |text| section::choice(text, &GROWTHS));
+    let initial = section.duration("initial");
+    let factor = section.parsed_number("factor", |factor| {
+        let fits = factor.is_finite() && factor >= 1.0;
+        if fits { Ok(factor) } else { Err("it must be a number of at least 1") }
+    });
+    let max = section.duration("max");
+    section.require(["growth", "initial"]);
+    Some(Backoff { growth: growth?, initial: initial?, factor: factor.unwrap_or(DEFAULT_FACTOR), max })
+}
+
+fn caps(section: &mut Section<'_, '_>) -> CapsConfig {
+    CapsConfig {
+        timeout: section.duration("timeout"),
+        memory: section.size("memory"),
+        output: section.size("output-size"),
+        logs: section.size("log-size"),
+        table_elements: section.count("table-elements"),
+        max_attempts: section.count_u32("max-attempts"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse("dir/docket.toml".into(), text).map_err(|error| error.sentence())
+    }
+
+    /// Each text has exactly these faults, in this order.
+    fn check(text: &str, faults: &[&str]) {
+        let found = parse(text).expect_err(text);
+        let expected: Vec<_> = faults.iter().map(|fault| format!("dir/docket.toml:{fault}")).collect();
+        match &expected[..] {
+            [fault] => assert_eq!(found, *fault),
+            faults => {
+                let heading = format!("{} faults in `dir/docket.toml`:", faults.len());
+                assert_eq!(found, [&[heading], faults].concat().join("\n  "));
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(
+            r#"
+            run = { output = "a.B#c", input = ['{}', 'a.A=@in.json'], timeout = "1m" }
+            defaults = { timeout = "5s", memory = "256MiB", output-size = "16 MiB", log-size = "1kB" }
+            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5 }
+            host = { max-instances = 6 }
+            [step.A]
+            table-elements = 100_000
+            fuel = 1_000_000_000
+            max-concurrency = 4
+            config = { word = "x", number = 0x1F, real = 1.50, truth = true }
+            [step.A.retry]
+            max-attempts = 3
+            backoff = { growth = "exponential", initial = "100ms", factor = 3, max = "5s" }
+            jitter = true
+            codes = { never = ["card_declined"] }
+            kinds = { always = ["trap"], never = ["timeout"] }
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.run.output, Some(Port::parse("a.B#c").unwrap()));
+        assert_eq!(config.run.inputs[1].source, InputSource::File("dir/in.json".into()));
+        assert_eq!(config.run.timeout, Some(Duration::from_secs(60)));
+        assert_eq!(config.defaults.memory, Some(256 << 20));
+        assert_eq!((config.defaults.output, config.defaults.logs), (Some(16 << 20), Some(1000)));
+        let CapsConfig { timeout, memory, output, logs, table_elements, max_attempts } = config.caps;
+        assert_eq!((timeout, memory), (Some(Duration::from_secs(3600)), Some(1 << 30)));
+        assert_eq!((output, logs, table_elements), (Some(2), Some(3), Some(4)));
+        assert_eq!((max_attempts, config.max_instances), (NonZeroU32::new(5), Some(6)));
+        let StepConfig { line, options } = &config.steps["A"];
+        assert_eq!(*line, 6);
+        assert_eq!((options.table_elements, options.fuel), (Some(100_000), Some(1_000_000_000)));
+        assert_eq!(options.max_concurrency, NonZeroU32::new(4));
+        let config = [("number", "0x1F"), ("real", "1.50"), ("truth", "true"), ("word", "x")];
+        let config = config.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(options.config, Some(BTreeMap::from(config)));
+        let RetryOptions { max_attempts, backoff, jitter, reclassify } = options.retry.clone();
+        assert_eq!((max_attempts, jitter), (NonZeroU32::new(3), Some(Jitter::Full)));
+        let backoff = backoff.unwrap();
+        assert_eq!((backoff.growth, backoff.factor), (Growth::Exponential, 3.0));
+        assert_eq!((backoff.initial.as_millis(), backoff.max), (100, Some(Duration::from_secs(5))));
+        let reclassify = reclassify.unwrap();
+        assert_eq!(reclassify.always, [Match::Class(FailureClass::Trap)]);
+        let never = [Match::Code("card_declined".into()), Match::Class(FailureClass::Timeout)];
+        assert_eq!(reclassify.never, never);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_one_and_all_faults_come_at_once() {
+        check("[run]\noutptu = 'a.B'\n", &["2: unknown key `outptu` in `run`; did you mean `output`?"]);
+        check(
+            "[stpe.A]\n[step.B]\ntimout = '1s'\nretry = { max-attempt = 1 }\n[defaults]\nconfig = {}\n",
+            &[
+                "1: unknown key `stpe`; did you mean `step`?",
+                "3: unknown key `timout` in `step.B`; did you mean `timeout`?",
+                "4: unknown key `max-attempt` in `step.B.retry`; did you mean `max-attempts`?",
+                "6: unknown key `config` in `defaults`",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_is_refused_with_what_is_wanted() {
+        let zero = "must be more than zero";
+        check("defaults.timeout = '0s'", &["1: `defaults.timeout` is wrong: it must be longer than zero"]);
+        check("defaults.memory = '0MiB'", &[&format!("1: `defaults.memory` {zero}")]);
+        check("defaults.fuel = 0", &[&format!("1: `defaults.fuel` {zero}")]);
+        check("defaults.retry.max-attempts = 0", &[&format!("1: `defaults.retry.max-attempts` {zero}")]);
+        check("defaults.max-concurrency = -1", &["1: `defaults.max-concurrency` is too small or too large: -1"]);
+        check("defaults.timeout = 5", &["1: `defaults.timeout` must be a string, not an integer"]);
+        check(
+            "defaults.memory = '5 MiBs'",
+            &["1: `defaults.memory` is wrong: `5 MiBs` is not a size; write it like `256MiB` or `1GB`"],
+        );
+        check(
+            "defaults.retry.kinds.always = ['trpa', 'abort']",
+            &[
+                "1: `defaults.retry.kinds.always` is wrong: `trpa` is unknown; did you mean `trap`?",
+                "1: in `defaults.retry.kinds`: `abort` cannot be tried again: it stops the whole execution",
+            ],
+        );
+        check(
+            "[defaults.retry]\nbackoff = { initial = '1s', factor = 0.5 }",
+            &[
+                "2: `defaults.retry.backoff.factor` is wrong: it must be a number of at least 1",
+                "2: `defaults.retry.backoff` needs `growth`",
+            ],
+        );
+        check("step = 1", &["1: `step` must be a table, not an integer"]);
+        check("[step.A]\nconfig = { x = [] }", &["2: `step.A.config.x` must be a string, a number or a boolean, not an array"]);
+    }
+
+    #[test]
+    fn bad_toml_is_refused_with_its_line() {
+        let found = parse("[run]\noutput = \n").unwrap_err();
+        assert!(found.starts_with("dir/docket.toml:2: "), "{found}");
+    }
+
+    #[test]
+    fn no_file_is_no_fault_unless_it_was_named() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Config::load(None, dir.path()).unwrap(), Config::default());
+        let named = dir.path().join("other.toml");
+        let error = Config::load(Some(&named), dir.path()).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+    }
+}
