@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::board::{Run, Turn};
+use crate::board::{Inputs, Run, Turn};
 use crate::call::{self, Call, Called, Invocation, Usage};
 use crate::clock;
 use crate::failure::StepFailure;
@@ -22,9 +22,9 @@ use crate::value::Value;
 ///
 /// # Cancel safety
 /// A dropped attempt gives back its permits and drops its instance.
-pub(crate) async fn attempt(run: Arc<Run>, turn: Turn) -> Called {
+pub(crate) async fn attempt(run: Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
     // A panic in the host's part of one guest call must not take other executions down.
-    match AssertUnwindSafe(admitted(&run, turn)).catch_unwind().await {
+    match AssertUnwindSafe(admitted(&run, turn, inputs)).catch_unwind().await {
         Ok(called) => called,
         Err(panic) => {
             let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -35,12 +35,11 @@ pub(crate) async fn attempt(run: Arc<Run>, turn: Turn) -> Called {
     }
 }
 
-async fn admitted(run: &Arc<Run>, turn: Turn) -> Called {
+async fn admitted(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
     if !turn.delay.is_zero() {
         clock::sleep_until(clock::deadline(clock::now(), turn.delay)).await;
     }
     let code = run.code(turn.node);
-    let inputs = run.inputs(turn.node);
     let key = idempotency_key(run, code, &inputs);
     let _gate = match &code.gate {
         Some(gate) => Some(permit(gate).await),

@@ -69,12 +69,30 @@ struct Board {
 #[derive(Default)]
 struct Node {
     value: Option<Arc<Value>>,
-    running: Option<AbortHandle>,
+    running: Running,
     attempts: Vec<AttemptReport>,
     /// Whether the last of `attempts` has not ended yet.
     open: bool,
     failure: Option<StepFailure>,
 }
+
+/// What a lane has of a node.
+#[derive(Default)]
+enum Running {
+    /// Nothing.
+    #[default]
+    No,
+    /// Its attempt, which is being polled for the first time.
+    Begun {
+        /// Whether it is to stop as soon as that returns.
+        stop: bool,
+    },
+    /// Its attempt, which waits.
+    Waiting(AbortHandle),
+}
+
+/// The values for a step's inputs, each in the arity that the step takes.
+pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
 
 /// An attempt whose turn has come.
 #[derive(Clone, Copy, Debug)]
@@ -126,9 +144,9 @@ impl Run {
         self.generation.code(self.plan.step(node))
     }
 
-    /// Takes the next ready attempt, with the registration by which it is stopped, and whether
-    /// more are ready.
-    pub(crate) fn take(&self) -> Option<(Turn, AbortRegistration, bool)> {
+    /// Takes the next ready attempt, with the values for its inputs, each in the arity that its
+    /// step takes, and whether more are ready.
+    pub(crate) fn take(&self) -> Option<(Turn, Inputs, bool)> {
         let mut board = self.lock();
         // What was stopped before its turn came is still in the queue.
         let turn = loop {
@@ -137,17 +155,24 @@ impl Run {
                 break turn;
             }
         };
-        let (handle, registration) = AbortHandle::new_pair();
-        board.nodes[turn.node.index()].running = Some(handle);
-        Some((turn, registration, !board.ready.is_empty()))
+        board.nodes[turn.node.index()].running = Running::Begun { stop: false };
+        let step = self.generation.graph().step(self.plan.step(turn.node));
+        let sources = self.plan.inputs(turn.node).iter().zip(&step.inputs);
+        let inputs = sources.map(|(source, (_, arity))| (self.value(&board, *source), *arity)).collect();
+        Some((turn, inputs, !board.ready.is_empty()))
     }
 
-    /// Returns the values for a node's inputs, each in the arity that its step takes.
-    pub(crate) fn inputs(&self, node: NodeId) -> Vec<(Arc<Value>, Arity)> {
-        let step = self.generation.graph().step(self.plan.step(node));
-        let board = self.lock();
-        let sources = self.plan.inputs(node).iter().zip(&step.inputs);
-        sources.map(|(source, (_, arity))| (self.value(&board, *source), *arity)).collect()
+    /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
+    /// it is to stop already.
+    pub(crate) fn waits(&self, turn: Turn) -> Option<AbortRegistration> {
+        let mut board = self.lock();
+        let running = &mut board.nodes[turn.node.index()].running;
+        if !matches!(running, Running::Begun { stop: false }) {
+            return None;
+        }
+        let (handle, registration) = AbortHandle::new_pair();
+        *running = Running::Waiting(handle);
+        Some(registration)
     }
 
     fn value(&self, board: &Board, source: Source) -> Arc<Value> {
@@ -187,7 +212,8 @@ impl Run {
     /// Notes how an attempt ended: with an answer or a failure, or, with `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
         let mut board = self.lock();
-        if board.nodes[turn.node.index()].running.take().is_none() {
+        let running = std::mem::take(&mut board.nodes[turn.node.index()].running);
+        if matches!(running, Running::No) {
             // The run was abandoned while another thread was at this attempt.
             return;
         }
@@ -256,7 +282,7 @@ impl Run {
         let under_way: Vec<NodeId> = {
             let board = self.lock();
             let nodes = self.plan.nodes().map(|(node, _)| node);
-            nodes.filter(|node| board.nodes[node.index()].running.is_some()).collect()
+            nodes.filter(|node| !matches!(board.nodes[node.index()].running, Running::No)).collect()
         };
         for node in under_way {
             self.complete(Turn { node, attempt: 0, delay: Duration::ZERO }, None);
@@ -276,11 +302,12 @@ impl Run {
                     }
                     board.ready.push_back(Turn { node, attempt, delay });
                 }
-                Action::Stop { node } => match &board.nodes[node.index()].running {
+                Action::Stop { node } => match &mut board.nodes[node.index()].running {
                     // Its lane will report it.
-                    Some(running) => running.abort(),
+                    Running::Waiting(attempt) => attempt.abort(),
+                    Running::Begun { stop } => *stop = true,
                     // No lane has taken it yet, and none will: see `take`.
-                    None => {
+                    Running::No => {
                         let stopped = Completion::Stopped { began: false };
                         board.progress.on(node, stopped, &mut board.actions);
                         self.tell_if_ended(board, node);

@@ -45,7 +45,7 @@ pub(crate) struct Stops<'a> {
 /// time slice of a guest that is computing just then.
 pub(crate) async fn drive(run: &Arc<Run>, lanes: usize, stops: Stops<'_>) {
     let _abandoned = StopOnDrop(run);
-    let mut lane = Lane::new(run);
+    let mut lane = Lane::new(run, run.started);
     let mut helpers = Helpers { tasks: None, most: lanes.saturating_sub(1) };
     let deadline = clock::sleep_until(stops.deadline);
     tokio::pin!(deadline);
@@ -65,6 +65,7 @@ pub(crate) async fn drive(run: &Arc<Run>, lanes: usize, stops: Stops<'_>) {
             () = helpers.joined() => {}
             () = run.changed.notified() => {}
         }
+        lane.slice = clock::now();
     }
 }
 
@@ -116,7 +117,7 @@ async fn cancelled(token: Option<&CancellationToken>) {
 
 /// A further lane: ends when it has nothing under way and finds nothing ready.
 async fn help(run: Arc<Run>) {
-    let mut lane = Lane::new(&run);
+    let mut lane = Lane::new(&run, clock::now());
     loop {
         let pace = lane.take_ready(|| run.changed.notify_one());
         match (lane.is_idle(), &pace) {
@@ -131,6 +132,7 @@ async fn help(run: Arc<Run>) {
                 }
             }
         }
+        lane.slice = clock::now();
     }
 }
 
@@ -155,18 +157,21 @@ impl Pace {
     }
 }
 
-type Attempt = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send>>;
+/// An attempt that waits, and can be stopped.
+type Waiting = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send>>;
 
 /// Attempts that one task carries out.
 struct Lane<'a> {
     run: &'a Arc<Run>,
     /// Made for the first that waits.
-    waiting: Option<FuturesUnordered<Attempt>>,
+    waiting: Option<FuturesUnordered<Waiting>>,
+    /// Since when this lane has had its thread.
+    slice: Instant,
 }
 
 impl<'a> Lane<'a> {
-    fn new(run: &'a Arc<Run>) -> Self {
-        Self { run, waiting: None }
+    fn new(run: &'a Arc<Run>, slice: Instant) -> Self {
+        Self { run, waiting: None, slice }
     }
 
     fn is_idle(&self) -> bool {
@@ -175,24 +180,44 @@ impl<'a> Lane<'a> {
 
     /// Begins what is ready, and calls `more` when another lane could take a part.
     fn take_ready(&mut self, mut more: impl FnMut()) -> Pace {
-        let began = clock::now();
         while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH
-            && let Some((turn, stop, more_ready)) = self.run.take()
+            && let Some((turn, inputs, more_ready)) = self.run.take()
         {
             if more_ready {
                 more();
             }
-            let attempt = Abortable::new(attempt(Arc::clone(self.run), turn), stop);
-            let mut attempt: Attempt = Box::pin(async move { (turn, attempt.await.ok()) });
-            match poll_once(&mut attempt) {
-                Poll::Ready((turn, called)) => self.run.complete(turn, called),
-                Poll::Pending => self.waiting.get_or_insert_default().push(attempt),
-            }
-            if clock::now().duration_since(began) > TICK / 2 {
+            let mut attempt = Box::pin(attempt(Arc::clone(self.run), turn, inputs));
+            let now = match poll_once(attempt.as_mut()) {
+                Poll::Ready(called) => {
+                    let ended = called.ended;
+                    self.run.complete(turn, Some(called));
+                    ended
+                }
+                Poll::Pending => {
+                    self.set_aside(turn, attempt);
+                    clock::now()
+                }
+            };
+            if now.duration_since(self.slice) > TICK / 2 {
                 return Pace::Yield;
             }
         }
         Pace::GoOn
+    }
+
+    /// Keeps an attempt that waits, or drops it where it is to stop.
+    fn set_aside(&mut self, turn: Turn, attempt: Pin<Box<impl Future<Output = Called> + Send + 'static>>) {
+        match self.run.waits(turn) {
+            Some(stop) => {
+                let attempt = Abortable::new(attempt, stop);
+                let waiting = self.waiting.get_or_insert_default();
+                waiting.push(Box::pin(async move { (turn, attempt.await.ok()) }));
+            }
+            None => {
+                drop(attempt);
+                self.run.complete(turn, None);
+            }
+        }
     }
 
     /// Waits for one attempt of this lane to end.
@@ -207,8 +232,8 @@ impl<'a> Lane<'a> {
 
 /// Polls a future that may well be ready, without a way to wake anyone: if it is not ready it goes
 /// to a set, which polls it again with its own waker.
-fn poll_once(attempt: &mut Attempt) -> Poll<(Turn, Option<Called>)> {
-    attempt.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+fn poll_once<F: Future>(attempt: Pin<&mut F>) -> Poll<F::Output> {
+    attempt.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
 }
 
 /// Stops a run whose future is dropped before it is over: its caller has gone.

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use rand::RngExt as _;
+
+use crate::clock;
+
 /// The longest id, in bytes: what every store can index.
 const LONGEST: usize = 128;
 
@@ -24,10 +28,15 @@ impl ExecutionId {
         if fits { Ok(Self(text.into())) } else { Err(ExecutionIdError(text.chars().take(LONGEST).collect())) }
     }
 
-    /// Returns a new id: a UUID of version 7, so that ids sort by the time they were made.
+    /// Returns a new id: a UUID of version 7, so that ids sort by the millisecond they were made in.
     pub fn new() -> Self {
-        let mut text = uuid::Uuid::encode_buffer();
-        Self(Arc::from(&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)))
+        Self::at(clock::unix_millis(clock::wall()))
+    }
+
+    /// Returns a new id that was made at this time, in milliseconds since the Unix epoch.
+    pub(crate) fn at(unix_millis: u64) -> Self {
+        let id = uuid::Builder::from_unix_timestamp_millis(unix_millis, &rand::rng().random()).into_uuid();
+        Self(Arc::from(&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())))
     }
 
     /// Returns the text.

@@ -263,13 +263,14 @@ impl Host {
         }
         let Prepared { plan, retries } = self.0.generation.plan(target?, &mut ports)?;
         check(self.graph(), &ports, &given)?;
+        let now = clock::unix_millis(clock::wall());
         let start = Start {
-            id: execution_id.unwrap_or_default(),
+            id: execution_id.unwrap_or_else(|| ExecutionId::at(now)),
             generation: Arc::clone(&self.0.generation),
             plan,
             retries,
             given,
-            started_at_ms: clock::unix_millis(started_at.unwrap_or_else(clock::wall)),
+            started_at_ms: started_at.map_or(now, clock::unix_millis),
             limit: timeout,
             instances: Arc::clone(&self.0.instances),
             observer: self.0.observer.clone(),

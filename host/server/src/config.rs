@@ -76,7 +76,10 @@ impl Config {
         let path = named.map_or_else(|| dir.join(FILE_NAME), Path::to_owned);
         match std::fs::read_to_string(&path) {
             Ok(text) => Self::parse(path, &text),
-            Err(error) if named.is_none() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(error)
+                if named.is_none()
+                    && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 Ok(Self::default())
             }
             Err(error) => {
@@ -342,7 +345,10 @@ mod tests {
         check("defaults.memory = '0MiB'", &[&format!("1: `defaults.memory` {zero}")]);
         check("defaults.fuel = 0", &[&format!("1: `defaults.fuel` {zero}")]);
         check("defaults.retry.max-attempts = 0", &[&format!("1: `defaults.retry.max-attempts` {zero}")]);
-        check("defaults.max-concurrency = -1", &["1: `defaults.max-concurrency` is too small or too large: -1"]);
+        check(
+            "defaults.max-concurrency = -1",
+            &["1: `defaults.max-concurrency` is too small or too large: -1"],
+        );
         check("defaults.timeout = 5", &["1: `defaults.timeout` must be a string, not an integer"]);
         check(
             "defaults.memory = '5 MiBs'",
@@ -363,7 +369,10 @@ mod tests {
             ],
         );
         check("step = 1", &["1: `step` must be a table, not an integer"]);
-        check("[step.A]\nconfig = { x = [] }", &["2: `step.A.config.x` must be a string, a number or a boolean, not an array"]);
+        check(
+            "[step.A]\nconfig = { x = [] }",
+            &["2: `step.A.config.x` must be a string, a number or a boolean, not an array"],
+        );
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Console {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         match out.write_all(data).and_then(|()| out.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                Err(CliError::new(Exit::Configuration, "the result cannot be written to stdout").caused_by(&error))
+                Err(CliError::new(Exit::Configuration, "the result cannot be written to stdout")
+                    .caused_by(&error))
             }
             _ => Ok(()),
         }

@@ -201,7 +201,9 @@ impl Observer for LogObserver {
 fn ended(execution: &ExecutionId, elapsed: Duration, error: Option<&ExecutionError>) {
     let elapsed_ms = millis(elapsed);
     match error {
-        None => debug!(target: EVENT, %execution, elapsed_ms, "execution {execution} done after {elapsed_ms} ms"),
+        None => {
+            debug!(target: EVENT, %execution, elapsed_ms, "execution {execution} done after {elapsed_ms} ms")
+        }
         Some(error) => {
             debug!(target: EVENT, %execution, elapsed_ms, %error, "execution {execution} ended after {elapsed_ms} ms: {error}");
         }

@@ -15,13 +15,19 @@ use crate::json::{Shown, ShownList};
 ///
 /// # Errors
 /// Where the format has no words for it, such as JSON for an `Any` of an unknown type.
-pub(crate) fn write(format: ResultFormat, graph: &Graph, target: &Port, value: &Value) -> Result<Vec<u8>, CliError> {
+pub(crate) fn write(
+    format: ResultFormat,
+    graph: &Graph,
+    target: &Port,
+    value: &Value,
+) -> Result<Vec<u8>, CliError> {
     let id = graph.find_port(target).expect("a target with a result is in the graph");
     let message = graph.message(id);
     match (format, value) {
         (ResultFormat::Json, Value::One(payload)) => pretty(&shown(payload, message)?),
         (ResultFormat::Json, Value::Many(payloads)) => {
-            let items = payloads.iter().map(|payload| shown(payload, message)).collect::<Result<Vec<_>, _>>()?;
+            let items =
+                payloads.iter().map(|payload| shown(payload, message)).collect::<Result<Vec<_>, _>>()?;
             pretty(&ShownList(&items))
         }
         (ResultFormat::Ndjson, value) => each(value, |payload, data| line(&shown(payload, message)?, data)),

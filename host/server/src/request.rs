@@ -34,13 +34,17 @@ impl Asked {
         let target = match output.or_else(|| config.run.output.clone()) {
             Some(target) => target,
             None => {
-                let hint = |error| CliError::new(Exit::Usage, format_args!("{error}; give it with `--output PORT`"));
+                let hint =
+                    |error| CliError::new(Exit::Usage, format_args!("{error}; give it with `--output PORT`"));
                 docket_graph::default_target(graph).map_err(hint)?.clone()
             }
         };
         let inputs = if inputs.is_empty() { config.run.inputs.clone() } else { inputs };
         if inputs.iter().filter(|input| input.source == InputSource::Stdin).count() > 1 {
-            return Err(CliError::new(Exit::Usage, "stdin is named for two inputs, but can be read only once"));
+            return Err(CliError::new(
+                Exit::Usage,
+                "stdin is named for two inputs, but can be read only once",
+            ));
         }
         let (mut given, mut sources) = (Vec::new(), Vec::new());
         for InputArg { port, source } in inputs {
@@ -58,7 +62,11 @@ impl Asked {
     ///
     /// # Errors
     /// Where one cannot be read, or is not what its port says.
-    pub(crate) async fn values(self, session: &mut Session, graph: &Graph) -> Result<Vec<(Port, Value)>, CliError> {
+    pub(crate) async fn values(
+        self,
+        session: &mut Session,
+        graph: &Graph,
+    ) -> Result<Vec<(Port, Value)>, CliError> {
         let mut values = Vec::new();
         for (port, source) in self.given.into_iter().zip(self.sources) {
             let text = match source {
@@ -107,7 +115,8 @@ fn read(source: &InputSource, port: &Port) -> Result<String, CliError> {
         InputSource::Text(text) => return Ok(text.clone()),
     };
     read.map_err(|error| {
-        CliError::new(Exit::Usage, format_args!("the input for `{port}` cannot be read from {name}")).caused_by(&error)
+        CliError::new(Exit::Usage, format_args!("the input for `{port}` cannot be read from {name}"))
+            .caused_by(&error)
     })
 }
 

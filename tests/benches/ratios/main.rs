@@ -7,7 +7,7 @@ mod raw;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -87,9 +87,12 @@ fn port(text: &str) -> Port {
     Port::parse(text).expect("a port")
 }
 
+/// A request as a service makes it: ports that it knows, and a message that it has just encoded.
 fn echo_request(message: &[u8]) -> Request {
-    let given = Value::one(message.to_vec());
-    Request::new(port("example.v1.UserProfile#out")).value(port("example.v1.UserProfile#in"), given)
+    static PORTS: OnceLock<[Port; 2]> = OnceLock::new();
+    let [input, output] =
+        PORTS.get_or_init(|| ["example.v1.UserProfile#in", "example.v1.UserProfile#out"].map(port));
+    Request::new(output.clone()).value(input.clone(), Value::one(message.to_vec()))
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {

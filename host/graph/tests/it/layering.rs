@@ -1,4 +1,4 @@
-//! Holds the crate pure and its modules in reading order.
+//! Holds the crate pure. The order of its modules is held for all crates at once, in the package docket-tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,42 +29,15 @@ fn the_crate_depends_on_nothing_that_is_not_allowed() {
 
 #[test]
 fn no_module_reaches_outside_of_the_process() {
-    for (file, _, text) in sources() {
+    for (file, text) in sources() {
         for outside in OUTSIDE {
             assert!(!text.contains(outside), "{} names `{outside}`", file.display());
         }
     }
 }
 
-#[test]
-fn a_module_refers_only_to_modules_listed_above_it() {
-    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let order: Vec<&str> =
-        lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
-    assert!(order.len() > 10, "{order:?}");
-    for (file, module, text) in sources() {
-        if module == "lib" {
-            continue;
-        }
-        let position = order.iter().position(|name| *name == module).unwrap();
-        let is_top = file.parent().unwrap().ends_with("src");
-        for (i, _) in text.match_indices("crate::").chain(text.match_indices("super::").filter(|_| is_top)) {
-            let name: String =
-                text[i + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            // `super::*` in a module's own tests, and a crate that is named `…_crate::`.
-            if name.is_empty() || text[..i].ends_with('_') {
-                continue;
-            }
-            let Some(other) = order.iter().position(|module| *module == name) else {
-                panic!("{} refers to `{name}`, which is no module; name the module", file.display());
-            };
-            assert!(other <= position, "{} refers to `{name}`, which is listed below it", file.display());
-        }
-    }
-}
-
-/// Each source file with the name of its top module and its text.
-fn sources() -> Vec<(PathBuf, String, String)> {
+/// Each source file with its text.
+fn sources() -> Vec<(PathBuf, String)> {
     let mut open = vec![root().join("src")];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
@@ -74,10 +47,8 @@ fn sources() -> Vec<(PathBuf, String, String)> {
                 open.push(path);
                 continue;
             }
-            let relative = path.strip_prefix(root().join("src")).unwrap().with_extension("");
-            let module = relative.iter().next().unwrap().to_str().unwrap().to_owned();
             let text = fs::read_to_string(&path).unwrap();
-            found.push((path, module, text));
+            found.push((path, text));
         }
     }
     assert!(found.len() > 15);

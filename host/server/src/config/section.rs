@@ -86,7 +86,11 @@ impl<'t> Section<'t, '_> {
     }
 
     /// Reads a table below this one, if it is there.
-    pub(super) fn section<T>(&mut self, key: &str, read: impl FnOnce(&mut Section<'t, '_>) -> T) -> Option<T> {
+    pub(super) fn section<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&mut Section<'t, '_>) -> T,
+    ) -> Option<T> {
         let (line, value) = self.take(key)?;
         let DeValue::Table(table) = value else {
             return self.expected(line, key, "a table", &value);

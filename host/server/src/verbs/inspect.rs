@@ -121,10 +121,10 @@ impl<'a> ModuleView<'a> {
                 inputs: step.inputs.iter().copied().map(view).collect(),
                 output: view(step.output),
                 policy: PolicyView::of(options.effective(step.name.as_str(), &step.policy)),
-                persistence: step.policy.persistence.map(|Persistence { scope, ttl }| PersistenceView {
-                    scope,
-                    ttl_ms: ttl.map(millis),
-                }),
+                persistence: step
+                    .policy
+                    .persistence
+                    .map(|Persistence { scope, ttl }| PersistenceView { scope, ttl_ms: ttl.map(millis) }),
             }
         });
         Self {
@@ -195,7 +195,8 @@ fn text(view: &ModuleView<'_>, found: &Inspection) -> String {
     if !view.because_of.is_empty() {
         add(&mut text, format_args!(", because it imports {}", view.because_of.join(", ")));
     }
-    let list = |names: &[&str]| if names.is_empty() { "nothing".to_owned() } else { names.join("\n         ") };
+    let list =
+        |names: &[&str]| if names.is_empty() { "nothing".to_owned() } else { names.join("\n         ") };
     let imports: Vec<_> = view.imports.iter().map(String::as_str).collect();
     add(&mut text, format_args!("\nimports  {}\ngrants   {}\n", list(&imports), needs(&view.needs_granted)));
     if !view.not_offered.is_empty() {
@@ -249,8 +250,12 @@ fn retries(retry: &RetryView) -> String {
         let initial = time(*initial_ms);
         match growth {
             Growth::Fixed => add(&mut text, format_args!(", {initial} apart")),
-            Growth::Linear => add(&mut text, format_args!(", {initial} apart, then {initial} longer each time")),
-            Growth::Exponential => add(&mut text, format_args!(", {initial} apart, then {factor} times as long")),
+            Growth::Linear => {
+                add(&mut text, format_args!(", {initial} apart, then {initial} longer each time"))
+            }
+            Growth::Exponential => {
+                add(&mut text, format_args!(", {initial} apart, then {factor} times as long"))
+            }
         }
         if let Some(max) = max_ms {
             add(&mut text, format_args!(", at most {}", time(*max)));

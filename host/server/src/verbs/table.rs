@@ -3,7 +3,10 @@
 use comfy_table::{Table, presets};
 
 /// Returns the rows below their header, each ending with a line break.
-pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
     // Cells come from modules, but are names: checked, and without control characters.
     table.load_style(presets::NOTHING).set_header(header).add_rows(rows);

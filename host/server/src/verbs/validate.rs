@@ -19,13 +19,19 @@ pub(super) async fn validate(session: &mut Session) -> Result<(), CliError> {
 
 /// A default request that does not fit the graph is a fault of the configuration, found here rather
 /// than when it is first used. Where it says nothing there is no default.
-async fn check_default_request(session: &mut Session, config: &Config, graph: &Graph) -> Result<(), CliError> {
+async fn check_default_request(
+    session: &mut Session,
+    config: &Config,
+    graph: &Graph,
+) -> Result<(), CliError> {
     let RunConfig { output, inputs, .. } = &config.run;
     // Without an input the output alone is a default too: the input comes with the command.
     if inputs.is_empty() {
         return match output {
             Some(port) => docket_graph::default_input(graph, port).map(drop).or_else(|error| match error {
-                docket_graph::DefaultError::UnknownTarget { .. } => Err(misfit(config, CliError::new(Exit::Usage, error))),
+                docket_graph::DefaultError::UnknownTarget { .. } => {
+                    Err(misfit(config, CliError::new(Exit::Usage, error)))
+                }
                 // Any number of inputs can be given.
                 _ => Ok(()),
             }),
@@ -42,7 +48,8 @@ fn misfit(config: &Config, error: CliError) -> CliError {
         return error;
     }
     let path = config.path.as_deref().unwrap_or(std::path::Path::new(crate::config::FILE_NAME));
-    let sentence = format!("the default request of `{}` does not fit the graph: {}", path.display(), error.sentence());
+    let sentence =
+        format!("the default request of `{}` does not fit the graph: {}", path.display(), error.sentence());
     CliError::new(Exit::Configuration, sentence).with_causes_of(error)
 }
 

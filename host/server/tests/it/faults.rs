@@ -118,7 +118,10 @@ fn a_configuration_that_does_not_fit_the_modules_ends_with_4() {
         "[step.FetchProfil]\ntimeout = '5s'\n",
         "error: ./docket.toml:1: no module has a step `FetchProfil`; did you mean `FetchProfile`?",
     );
-    check("[run]\nouput = 'a.B'\n", "error: ./docket.toml:2: unknown key `ouput` in `run`; did you mean `output`?");
+    check(
+        "[run]\nouput = 'a.B'\n",
+        "error: ./docket.toml:2: unknown key `ouput` in `run`; did you mean `output`?",
+    );
     check(
         "[run]\noutput = 'example.v1.UserProfil'\n",
         "error: the default request of `./docket.toml` does not fit the graph: \

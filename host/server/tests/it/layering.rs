@@ -18,7 +18,8 @@ fn a_module_refers_only_to_modules_listed_above_it() {
             let name: String =
                 text[i + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let other = order.iter().position(|module| *module == name);
-            let other = other.unwrap_or_else(|| panic!("{} refers to `{name}`, which is no module", file.display()));
+            let other =
+                other.unwrap_or_else(|| panic!("{} refers to `{name}`, which is no module", file.display()));
             assert!(other <= position, "{} refers to `{name}`, which is listed below it", file.display());
         }
     }

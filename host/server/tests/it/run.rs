@@ -43,7 +43,8 @@ fn an_input_comes_from_the_command_line_a_file_or_stdin_and_replaces_the_default
     let json = r#"{"id":"a=b"}"#;
     let dir = folder(&[("in.json", json)]);
     let file = format!("@{}", dir.path().join("in.json").display());
-    let (with_port, file_with_port) = (format!("example.v1.UserID={json}"), format!("example.v1.UserID={file}"));
+    let (with_port, file_with_port) =
+        (format!("example.v1.UserID={json}"), format!("example.v1.UserID={file}"));
     for input in [json, &with_port, &file, &file_with_port, "-", "example.v1.UserID=-"] {
         let args = ["run", "--output", "example.v1.UserID", "--input", input, "--format", "ndjson"];
         let ended = demo_reading(json, &args);
@@ -54,7 +55,11 @@ fn an_input_comes_from_the_command_line_a_file_or_stdin_and_replaces_the_default
 #[test]
 fn a_file_that_docket_toml_names_lies_beside_it() {
     let toml = "[run]\noutput = 'example.v1.UserID'\ninput = ['@in.json']\n";
-    let dir = folder(&[("docket.toml", toml), ("in.json", r#"{"id":"7"}"#), ("a.wasm", "guest:fetch_profile.wasm")]);
+    let dir = folder(&[
+        ("docket.toml", toml),
+        ("in.json", r#"{"id":"7"}"#),
+        ("a.wasm", "guest:fetch_profile.wasm"),
+    ]);
     let path = dir.path().to_str().unwrap();
     let ended = crate::support::run(&guests(), &["run", "--module-dir", path, "--format", "ndjson"]);
     assert_eq!((&*ended.out, &*ended.err), ("{\"id\":\"7\"}\n", ""));

@@ -10,7 +10,8 @@ fn a_plan_shows_the_steps_in_order_with_their_state_and_reason() {
     assert_eq!((ended.code, &*ended.err), (Some(0), ""));
     let plan: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(plan["target"], "example.v1.EnrichedUser");
-    let steps: Vec<_> = plan["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+    let steps: Vec<_> =
+        plan["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
     assert_eq!(steps, ["FetchActivity", "FetchPreferences", "FetchProfile", "EnrichUser"]);
     let last = &plan["steps"][3];
     assert_eq!((&last["state"], &last["reason"]), (&"will run".into(), &"no result is kept for it".into()));
@@ -23,7 +24,11 @@ fn a_plan_shows_the_steps_in_order_with_their_state_and_reason() {
 
 #[test]
 fn a_plan_reads_no_value_and_prunes_what_is_given() {
-    let given = ["example.v1.UserProfile=@nowhere", "example.v1.UserPreferences=-", "example.v1.UserActivity=nonsense"];
+    let given = [
+        "example.v1.UserProfile=@nowhere",
+        "example.v1.UserPreferences=-",
+        "example.v1.UserActivity=nonsense",
+    ];
     let mut args = vec!["plan", "--format", "json"];
     given.iter().for_each(|input| args.extend(["--input", input]));
     let plan: Value = serde_json::from_str(&demo(&args).out).unwrap();
@@ -59,7 +64,8 @@ fn a_sound_set_of_modules_is_validated_with_one_line() {
 
 #[test]
 fn a_module_is_shown_with_the_configuration_beside_it() {
-    let toml = "[step.FetchProfile]\ntimeout = '7s'\nmemory = '64MiB'\nretry.max-attempts = 3\n";
+    let toml = "[step.FetchProfile]\ntimeout = '7s'\nmemory = '64MiB'\nretry.max-attempts = 3\n\
+                [defaults]\nlog-size = '2kB'\n[caps]\nmemory = '32MiB'\nmax-attempts = 2\n";
     let dir = folder(&[("docket.toml", toml), ("a.wasm", "guest:fetch_profile.wasm")]);
     let module = dir.path().join("a.wasm");
     let ended = run(&guests(), &["inspect", module.to_str().unwrap(), "--format", "json"]);
@@ -71,8 +77,9 @@ fn a_module_is_shown_with_the_configuration_beside_it() {
     assert_eq!(facts["because_of"].as_array().unwrap().len(), 1);
     let step = &facts["steps"][0];
     assert_eq!((&step["step"], &step["policy"]["timeout_ms"]), (&"FetchProfile".into(), &7000.into()));
-    assert_eq!(step["policy"]["memory_bytes"], 64 << 20);
-    assert_eq!(step["policy"]["retry"]["max_attempts"], 3);
+    assert_eq!(step["policy"]["log_bytes"], 2000, "the default");
+    assert_eq!(step["policy"]["memory_bytes"], 32 << 20, "capped");
+    assert_eq!(step["policy"]["retry"]["max_attempts"], 2, "capped");
     let text = run(&guests(), &["inspect", "fetch_profile.wasm"]).out;
     assert!(text.contains("\n  gives        example.v1.UserProfile\n"), "{text}");
 }
