@@ -11,7 +11,11 @@ const CRATES: [&str; 3] = ["graph", "runtime", "server"];
 
 /// What stands in one file of all crates: the words for it, and that file.
 const DOORS: [(&str, &[&str], &str); 3] = [
-    ("reads time", &["SystemTime::now", "Instant::now", "tokio::time::", "thread::sleep"], "runtime/src/clock.rs"),
+    (
+        "reads time",
+        &["SystemTime::now", "Instant::now", "tokio::time::", "thread::sleep"],
+        "runtime/src/clock.rs",
+    ),
     ("calls guests", &["call_run(", "call_describe("], "runtime/src/call.rs"),
     ("is unsafe", &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"], "runtime/src/artifact.rs"),
 ];
@@ -27,7 +31,8 @@ fn each_door_stands_in_one_file() {
     for (what, words, door) in DOORS {
         let sources: Vec<_> = CRATES.iter().flat_map(|name| sources(&crate_dir(name))).collect();
         let all = sources.iter().filter(|source| words.iter().any(|word| source.code.contains(word)));
-        let files: Vec<_> = all.map(|source| source.path.strip_prefix(repository().join("host")).unwrap()).collect();
+        let files: Vec<_> =
+            all.map(|source| source.path.strip_prefix(repository().join("host")).unwrap()).collect();
         assert_eq!(files, [Path::new(door)], "what {what} stands in one file");
     }
 }
@@ -35,7 +40,8 @@ fn each_door_stands_in_one_file() {
 /// Returns each reference to a module that is listed below the one that refers.
 fn order_faults(dir: &Path) -> Vec<String> {
     let lib = fs::read_to_string(dir.join("src/lib.rs")).unwrap();
-    let order: Vec<&str> = lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    let order: Vec<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
     assert!(order.len() > 10, "{order:?}");
     let mut faults = Vec::new();
     for source in sources(dir) {
@@ -46,8 +52,12 @@ fn order_faults(dir: &Path) -> Vec<String> {
         for name in source.references() {
             match order.iter().position(|module| *module == name) {
                 Some(other) if other <= position => {}
-                Some(_) => faults.push(format!("{} refers to `{name}`, listed below it", source.path.display())),
-                None => faults.push(format!("{} refers to `{name}`, which is no module", source.path.display())),
+                Some(_) => {
+                    faults.push(format!("{} refers to `{name}`, listed below it", source.path.display()))
+                }
+                None => {
+                    faults.push(format!("{} refers to `{name}`, which is no module", source.path.display()))
+                }
             }
         }
     }
@@ -91,7 +101,7 @@ fn sources(dir: &Path) -> Vec<Source> {
                 let relative = path.strip_prefix(&root).unwrap().with_extension("");
                 let module = relative.iter().next().unwrap().to_string_lossy().into_owned();
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]").next().unwrap().lines();
+                let code = text.split("\nmod tests {").next().unwrap().lines();
                 let code = code.map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
                 found.push(Source { path, module, code });
             }

@@ -14,7 +14,8 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use docket_runtime::{
-    Canceller, Event, ExecutionError, ExecutionId, Host, HostOptions, Observer, Outcome, Request, StepOptions, StepOutcome,
+    Canceller, Event, ExecutionError, ExecutionId, Host, HostOptions, Observer, Outcome, Request,
+    StepOptions, StepOutcome,
 };
 use docket_tests::example::{EnrichedUser, UserId};
 use docket_tests::{execute, fixture, guest, options, profile_request};
@@ -59,20 +60,24 @@ impl Track {
                 (!first).then(|| "starts twice".into())
             }
             Event::AttemptStarted { step, attempt } => {
-                let needs = NEEDS.iter().find(|(name, _)| *name == step.as_str()).map_or(&[][..], |(_, needs)| needs);
+                let needs =
+                    NEEDS.iter().find(|(name, _)| *name == step.as_str()).map_or(&[][..], |(_, needs)| needs);
                 let missing = needs.iter().find(|need| self.ended.get(**need) != Some(&StepOutcome::Done));
                 let made = self.attempts.entry(step.to_string()).or_default();
                 *made += 1;
                 let in_order = *made == *attempt && self.open.insert(step.to_string());
                 match missing {
                     Some(need) => Some(format!("starts before `{need}` is done")),
-                    None => (!in_order || self.ended.contains_key(step.as_str())).then(|| "starts out of order".into()),
+                    None => (!in_order || self.ended.contains_key(step.as_str()))
+                        .then(|| "starts out of order".into()),
                 }
             }
             Event::Output { step, .. } => {
                 (!self.open.contains(step.as_str())).then(|| "comes from no open attempt".into())
             }
-            Event::AttemptEnded { step, .. } => (!self.open.remove(step.as_str())).then(|| "ends nothing".into()),
+            Event::AttemptEnded { step, .. } => {
+                (!self.open.remove(step.as_str())).then(|| "ends nothing".into())
+            }
             Event::RetryScheduled { step, attempt, .. } => {
                 (self.attempts.get(step.as_str()) != Some(&(attempt - 1))).then(|| "is the wrong try".into())
             }
@@ -186,7 +191,12 @@ fn check(outcome: &Outcome, fate: Fate) {
 }
 
 /// Runs two hundred executions over the modules at once, each to an end of its own.
-async fn stress(modules: &[(&str, Vec<u8>)], options: HostOptions, request: fn() -> Request, longest: Duration) {
+async fn stress(
+    modules: &[(&str, Vec<u8>)],
+    options: HostOptions,
+    request: fn() -> Request,
+    longest: Duration,
+) {
     let seed = options.lanes as u64 * 1000 + options.max_instances as u64;
     let referee = Arc::new(Referee::default());
     let mut builder = Host::builder().options(options).observer(referee.clone());

@@ -53,7 +53,8 @@ async fn main() -> anyhow::Result<()> {
     host.plan(&port(EnrichedUser::full_name())?, &[port(UserId::full_name())?])
         .with_context(|| format!("the modules in `{}` do not serve users", modules.display()))?;
 
-    let listener = TcpListener::bind(&address).await.with_context(|| format!("cannot listen on `{address}`"))?;
+    let listener =
+        TcpListener::bind(&address).await.with_context(|| format!("cannot listen on `{address}`"))?;
     writeln!(std::io::stdout(), "listening on http://{}", listener.local_addr()?)?;
     serve(host, listener).await
 }

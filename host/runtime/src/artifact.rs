@@ -62,12 +62,16 @@ impl ArtifactStore {
                 .cache_dir()
                 .join("docket"),
         };
-        let dir = dir.join(LAYOUT);
-        let private = make_private(&dir).map_err(|source| ArtifactError::Io { path: dir.clone(), source })?;
-        if let Err((mode, owner)) = private {
-            return Err(ArtifactError::NotPrivate { path: dir, mode, owner });
+        let layout = dir.join(LAYOUT);
+        // Both: who may write to the outer one can put another in the place of the inner.
+        for path in [&dir, &layout] {
+            let private =
+                make_private(path).map_err(|source| ArtifactError::Io { path: path.clone(), source })?;
+            if let Err((mode, owner)) = private {
+                return Err(ArtifactError::NotPrivate { path: path.clone(), mode, owner });
+            }
         }
-        Ok(Self { dir: Some(dir) })
+        Ok(Self { dir: Some(layout) })
     }
 
     /// Returns the component, compiled before or now.
@@ -146,8 +150,8 @@ fn load(engine: &wasmtime::Engine, path: &Path) -> wasmtime::Result<Component> {
 /// did not exist; `Ok(Err)` with mode and owner for any other.
 #[cfg(unix)]
 fn make_private(dir: &Path) -> io::Result<Result<(), (u32, u32)>> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    use std::os::unix::fs::MetadataExt as _;
+    make_dir(dir)?;
     let found = fs::metadata(dir)?;
     let me = fs::metadata("/proc/self").map_or(found.uid(), |process| process.uid());
     let (mode, owner) = (found.mode() & 0o777, found.uid());
@@ -156,16 +160,32 @@ fn make_private(dir: &Path) -> io::Result<Result<(), (u32, u32)>> {
 
 #[cfg(not(unix))]
 fn make_private(dir: &Path) -> io::Result<Result<(), (u32, u32)>> {
-    fs::create_dir_all(dir).map(Ok)
+    make_dir(dir).map(Ok)
+}
+
+/// Makes the directory where it does not exist, for the owner alone whatever the umask says.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(dir)
+}
+
+/// Makes a file that does not exist yet, for the owner alone whatever the umask says.
+fn make_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.write(true).create_new(true).open(path)
 }
 
 /// Writes the file so that whoever opens it finds all of it, or nothing.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().expect("artifacts lie in a directory");
-    fs::create_dir_all(dir)?;
+    make_dir(dir)?;
     let name = path.file_name().expect("artifacts have names").to_string_lossy();
     let unfinished = dir.join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
-    let written = File::create_new(&unfinished)
+    let written = make_file(&unfinished)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&unfinished, path));
     if written.is_err() {
@@ -173,4 +193,122 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&unfinished);
     }
     written
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused_by_name() {
+        for (inner, mode) in [("", 0o777), ("", 0o775), ("", 0o702), ("v1", 0o777), ("v1", 0o720)] {
+            let dir = tempfile::tempdir().unwrap();
+            let open = || ArtifactStore::open(&Artifacts::Dir(dir.path().to_owned()));
+            open().unwrap();
+            let loose = if inner.is_empty() { dir.path().to_owned() } else { dir.path().join(inner) };
+            set_mode(&loose, mode);
+            let error = open().unwrap_err().to_string();
+            let words = format!(
+                "`{}` holds machine code, but others may write to it (mode {mode:o},",
+                loose.display()
+            );
+            assert!(error.starts_with(&words), "{error}");
+            set_mode(&loose, 0o755);
+            open().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = ArtifactStore::open(&Artifacts::Dir(file.path().to_owned())).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot use `{}` for compiled modules", file.path().display()));
+    }
+
+    /// A store in a new directory, with one component compiled into it.
+    struct Compiled {
+        dir: tempfile::TempDir,
+        engine: wasmtime::Engine,
+        store: ArtifactStore,
+        wasm: Vec<u8>,
+        digest: Digest,
+    }
+
+    fn compiled() -> Compiled {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open(&Artifacts::Dir(dir.path().join("deep/er"))).unwrap();
+        let wasm = wat::parse_str("(component (core module (func (export \"f\"))))").unwrap();
+        let (engine, digest) = (wasmtime::Engine::default(), Digest::of(&wasm));
+        assert!(!store.knows(&engine, &digest));
+        store.component(&engine, &digest, &wasm).unwrap();
+        assert!(store.knows(&engine, &digest));
+        Compiled { dir, engine, store, wasm, digest }
+    }
+
+    #[test]
+    fn everything_is_made_for_the_owner_alone() {
+        let Compiled { dir, engine, store, digest, .. } = compiled();
+        let file = store.path(&engine, &digest).unwrap();
+        assert_eq!(mode_of(&file), 0o600);
+        for made in file.ancestors().skip(1).take_while(|made| *made != dir.path()) {
+            assert_eq!(mode_of(made), 0o700, "{}", made.display());
+        }
+    }
+
+    #[test]
+    fn a_damaged_artifact_is_compiled_again_and_replaced() {
+        let Compiled { dir: _dir, engine, store, wasm, digest } = compiled();
+        let file = store.path(&engine, &digest).unwrap();
+        let whole = fs::read(&file).unwrap();
+        for damaged in [&b""[..], b"not an artifact", &whole[..whole.len() / 2], &whole[..100]] {
+            fs::write(&file, damaged).unwrap();
+            store.component(&engine, &digest, &wasm).unwrap();
+            assert!(fs::read(&file).unwrap() == whole, "{} bytes were left", damaged.len());
+        }
+        let left = fs::read_dir(file.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1, "no unfinished file is left");
+    }
+
+    #[test]
+    fn a_module_that_is_known_is_not_compiled() {
+        let Compiled { dir: _dir, engine, store, digest, .. } = compiled();
+        // These bytes cannot be compiled; that they need not be shows that the artifact was used.
+        assert!(store.component(&engine, &digest, b"no wasm").is_ok());
+        let other = wasmtime::Engine::new(wasmtime::Config::new().epoch_interruption(true)).unwrap();
+        assert!(!store.knows(&other, &digest), "an engine of other settings has other artifacts");
+        assert!(store.component(&other, &digest, b"no wasm").is_err());
+    }
+
+    #[test]
+    fn a_declaration_is_kept_and_a_damaged_one_is_none() {
+        let Compiled { dir: _dir, store, digest, .. } = compiled();
+        assert!(store.declared(&digest).is_none());
+        store.keep_declared(&digest, &RawModule { steps: Vec::new(), descriptors: vec![1, 2, 3] });
+        assert_eq!(store.declared(&digest).unwrap().descriptors, [1, 2, 3]);
+        let file = store.dir.as_ref().unwrap().join(format!("{digest}.json"));
+        fs::write(file, "{\"steps\":[").unwrap();
+        assert!(store.declared(&digest).is_none());
+    }
+
+    #[test]
+    fn nowhere_keeps_nothing() {
+        let store = ArtifactStore::open(&Artifacts::Nowhere).unwrap();
+        let wasm = wat::parse_str("(component)").unwrap();
+        let (engine, digest) = (wasmtime::Engine::default(), Digest::of(&wasm));
+        store.component(&engine, &digest, &wasm).unwrap();
+        store.keep_declared(&digest, &RawModule { steps: Vec::new(), descriptors: Vec::new() });
+        assert!(!store.knows(&engine, &digest));
+        assert!(store.declared(&digest).is_none());
+        assert!(store.component(&engine, &digest, b"no wasm").is_err());
+    }
 }

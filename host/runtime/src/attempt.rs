@@ -8,7 +8,7 @@ use std::sync::Arc;
 use docket_graph::Arity;
 use futures_util::FutureExt as _;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::board::{Inputs, Run, Turn};
 use crate::call::{self, Call, Called, Invocation, Usage};
@@ -22,9 +22,9 @@ use crate::value::Value;
 ///
 /// # Cancel safety
 /// A dropped attempt gives back its permits and drops its instance.
-pub(crate) async fn attempt(run: Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
+pub(crate) async fn attempt(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
     // A panic in the host's part of one guest call must not take other executions down.
-    match AssertUnwindSafe(admitted(&run, turn, inputs)).catch_unwind().await {
+    match AssertUnwindSafe(admitted(run, turn, inputs)).catch_unwind().await {
         Ok(called) => called,
         Err(panic) => {
             let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -69,12 +69,8 @@ async fn admitted(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
     called.await
 }
 
-async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    if let Ok(permit) = Arc::clone(semaphore).try_acquire_owned() {
-        return permit;
-    }
-    let permit = Arc::clone(semaphore).acquire_owned().await;
-    permit.expect("the semaphores of a host are never closed")
+async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
+    semaphore.acquire().await.expect("the semaphores of a host are never closed")
 }
 
 /// Passes a guest's lines to the observer, if there is one.

@@ -35,10 +35,12 @@ pub(crate) struct Run {
     pub(crate) limit: Option<Duration>,
     /// The permits for guest instances of the whole host.
     pub(crate) instances: Arc<Semaphore>,
+    /// The most lanes beside the first.
+    pub(crate) most_helpers: usize,
     pub(crate) observer: Option<Arc<dyn Observer>>,
-    /// Rung when there is something for another lane to do, or nothing left for any.
+    /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
-    /// Rung when more is ready than the lanes at work can begin at once, for one that waits.
+    /// Rung for a further lane that rests, when more is ready than others can begin at once.
     pub(crate) plenty: Notify,
     board: Mutex<Board>,
 }
@@ -53,6 +55,8 @@ pub(crate) struct Start {
     pub(crate) started_at_ms: u64,
     pub(crate) limit: Option<Duration>,
     pub(crate) instances: Arc<Semaphore>,
+    /// The most lanes beside the first.
+    pub(crate) most_helpers: usize,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
@@ -60,6 +64,12 @@ struct Board {
     progress: Progress,
     ready: VecDeque<Turn>,
     nodes: Vec<Node>,
+    /// Whether the first lane has found nothing to begin and not looked again since.
+    first_rests: bool,
+    /// How many further lanes there are.
+    helpers: usize,
+    /// How many of them have found nothing to begin; a guess on the high side is harmless.
+    helpers_resting: usize,
     /// What the machine has decided and is still to be done; empty between changes.
     actions: Vec<Action>,
     conclusion: Option<Conclusion>,
@@ -91,6 +101,25 @@ enum Running {
     Waiting(AbortHandle),
 }
 
+/// Which lane of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// The caller's own future.
+    First,
+    /// A task beside it.
+    Helper,
+}
+
+/// What a lane is to do next.
+pub(crate) struct Next {
+    /// The attempt to begin, with the values for its inputs; none is ready, if none.
+    pub(crate) turn: Option<(Turn, Inputs)>,
+    /// Whether the first lane is to spawn another.
+    pub(crate) spawn: bool,
+    /// Whether nothing is left to do for any lane.
+    pub(crate) over: bool,
+}
+
 /// The values for a step's inputs, each in the arity that the step takes.
 pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
 
@@ -102,15 +131,32 @@ pub(crate) struct Turn {
     pub(crate) delay: Duration,
 }
 
+impl Board {
+    /// Takes the attempt whose turn has come.
+    fn take(&mut self) -> Option<Turn> {
+        // What was stopped before its turn came is still in the queue.
+        loop {
+            let turn = self.ready.pop_front()?;
+            if matches!(self.progress.state(turn.node), State::Running { .. }) {
+                self.nodes[turn.node.index()].running = Running::Begun { stop: false };
+                return Some(turn);
+            }
+        }
+    }
+}
+
 impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
-        let Start { id, generation, plan, retries, given, started_at_ms, limit, instances, observer } = start;
+        let Start { id, generation, plan, retries, given, started_at_ms, limit, instances, most_helpers, observer } = start;
         let target = generation.graph().port(plan.target()).clone();
         let board = Board {
             progress: Progress::new(&plan, retries),
             ready: VecDeque::new(),
             nodes: std::iter::repeat_with(Node::default).take(plan.len()).collect(),
+            first_rests: false,
+            helpers: 0,
+            helpers_resting: 0,
             actions: Vec::new(),
             conclusion: None,
             elapsed: Duration::ZERO,
@@ -125,6 +171,7 @@ impl Run {
             started: clock::now(),
             limit,
             instances,
+            most_helpers,
             observer,
             changed: Notify::new(),
             plenty: Notify::new(),
@@ -144,22 +191,54 @@ impl Run {
         self.generation.code(self.plan.step(node))
     }
 
-    /// Takes the next ready attempt, with the values for its inputs, each in the arity that its
-    /// step takes, and whether more are ready.
-    pub(crate) fn take(&self) -> Option<(Turn, Inputs, bool)> {
+    /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
+    ///
+    /// One lock for both: between two quick steps nothing else has to happen.
+    pub(crate) fn next(&self, lane: Rank, ended: Option<(Turn, Called)>) -> Next {
         let mut board = self.lock();
-        // What was stopped before its turn came is still in the queue.
-        let turn = loop {
-            let turn = board.ready.pop_front()?;
-            if matches!(board.progress.state(turn.node), State::Running { .. }) {
-                break turn;
-            }
-        };
-        board.nodes[turn.node.index()].running = Running::Begun { stop: false };
-        let step = self.generation.graph().step(self.plan.step(turn.node));
-        let sources = self.plan.inputs(turn.node).iter().zip(&step.inputs);
-        let inputs = sources.map(|(source, (_, arity))| (self.value(&board, *source), *arity)).collect();
-        Some((turn, inputs, !board.ready.is_empty()))
+        if let Some((turn, called)) = ended {
+            self.completed(&mut board, turn, Some(called));
+        }
+        let turn = board.take();
+        let inputs = turn.map(|turn| self.inputs(&board, turn.node));
+        match (lane, turn) {
+            (Rank::First, turn) => board.first_rests = turn.is_none(),
+            (Rank::Helper, Some(_)) => {}
+            (Rank::Helper, None) => board.helpers_resting += 1,
+        }
+        Next { turn: turn.zip(inputs), spawn: self.call_for_help(&mut board, lane), over: board.conclusion.is_some() }
+    }
+
+    /// Notes that a further lane is about to go on, or to end.
+    pub(crate) fn helper_goes_on(&self, ends: bool) {
+        let mut board = self.lock();
+        board.helpers_resting = board.helpers_resting.saturating_sub(1);
+        board.helpers -= usize::from(ends);
+    }
+
+    /// Where more is ready than the lanes at work can begin at once, wakes one that rests, or tells
+    /// the first lane to spawn one.
+    fn call_for_help(&self, board: &mut Board, lane: Rank) -> bool {
+        if board.ready.is_empty() {
+            return false;
+        }
+        if std::mem::take(&mut board.first_rests) {
+            self.changed.notify_one();
+        } else if board.helpers_resting > 0 {
+            board.helpers_resting -= 1;
+            self.plenty.notify_one();
+        } else if lane == Rank::First && board.helpers < self.most_helpers {
+            board.helpers += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Returns the values for a node's inputs, each in the arity that its step takes.
+    fn inputs(&self, board: &Board, node: NodeId) -> Inputs {
+        let step = self.generation.graph().step(self.plan.step(node));
+        let sources = self.plan.inputs(node).iter().zip(&step.inputs);
+        sources.map(|(source, (_, arity))| (self.value(board, *source), *arity)).collect()
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
@@ -209,22 +288,25 @@ impl Run {
     }
 
 
-    /// Notes how an attempt ended: with an answer or a failure, or, with `None`, by being stopped.
+    /// Notes how an attempt that had been set aside ended: with an answer or a failure, or, with
+    /// `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
         let mut board = self.lock();
+        self.completed(&mut board, turn, called);
+        self.call_for_help(&mut board, Rank::Helper);
+    }
+
+    fn completed(&self, board: &mut Board, turn: Turn, called: Option<Called>) {
         let running = std::mem::take(&mut board.nodes[turn.node.index()].running);
         if matches!(running, Running::No) {
             // The run was abandoned while another thread was at this attempt.
             return;
         }
-        let completion = self.record(&mut board, turn, called);
+        let completion = self.record(board, turn, called);
         let Board { progress, actions, .. } = &mut *board;
         progress.on(turn.node, completion, actions);
-        self.tell_if_ended(&board, turn.node);
-        self.perform(&mut board);
-        if !board.ready.is_empty() || board.conclusion.is_some() {
-            self.changed.notify_one();
-        }
+        self.tell_if_ended(board, turn.node);
+        self.perform(board);
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
@@ -252,7 +334,7 @@ impl Run {
         self.tell(&Event::AttemptEnded { step, attempt: turn.attempt, elapsed, usage, failure });
         match result {
             Ok(value) => {
-                node.value = Some(Arc::new(value));
+                node.value = Some(value);
                 Completion::Done
             }
             Err(failure) => {

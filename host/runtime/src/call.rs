@@ -62,7 +62,7 @@ pub(crate) struct Invocation<'a> {
 
 /// How an attempt ended, and what it used.
 pub(crate) struct Called {
-    pub(crate) result: Result<Value, StepFailure>,
+    pub(crate) result: Result<Arc<Value>, StepFailure>,
     pub(crate) usage: Usage,
     pub(crate) ended: Instant,
 }
@@ -133,7 +133,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     if let Some(log) = store.data().log() {
         log.finish();
     }
-    Called { result, usage: usage(&store, limits), ended }
+    Called { result: result.map(Arc::new), usage: usage(&store, limits), ended }
 }
 
 /// Asks a module what it offers, in a fresh instance with nothing granted.

@@ -19,7 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::attempt;
-use crate::board::{Run, Turn};
+use crate::board::{Rank, Run, Turn};
 use crate::call::Called;
 use crate::clock;
 use crate::engine::TICK;
@@ -43,61 +43,44 @@ pub(crate) struct Stops<'a> {
 /// # Cancel safety
 /// When dropped, everything that the run has under way is stopped, and nothing of it outlives the
 /// time slice of a guest that is computing just then.
-pub(crate) async fn drive(run: &Arc<Run>, lanes: usize, stops: Stops<'_>) {
+pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
     let _abandoned = StopOnDrop(run);
-    let mut lane = Lane::new(run, run.started);
-    let mut helpers = Helpers { tasks: None, most: lanes.saturating_sub(1) };
+    let mut lane = Lane::new(run, Rank::First, run.started);
+    let mut helpers = None;
     let deadline = clock::sleep_until(stops.deadline);
     tokio::pin!(deadline);
     let mut stopped = false;
     loop {
-        let pace = lane.take_ready(|| helpers.call(run));
-        if run.is_over() {
-            break;
+        match lane.take_ready(|| spawn_helper(&mut helpers, run)) {
+            Pace::Over => break,
+            Pace::Rest => {}
+            Pace::Yield => give_way(run).await,
         }
-        pace.keep(run).await;
         tokio::select! {
             biased;
             () = cancelled(stops.cancelled.as_ref()), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
             () = stops.shutdown.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Shutdown) }
             () = &mut deadline, if !stopped => { stopped = true; run.stop(StopReason::Deadline) }
             () = lane.complete_next(), if !lane.is_idle() => {}
-            () = helpers.joined() => {}
+            () = joined(&mut helpers) => {}
             () = run.changed.notified() => {}
         }
         lane.slice = clock::now();
     }
 }
 
-/// The further lanes of a run.
-struct Helpers {
-    /// Made for the first of them: most executions need none.
-    tasks: Option<JoinSet<()>>,
-    most: usize,
+/// The further lanes of a run; made for the first of them, because most executions need none.
+type Helpers = Option<JoinSet<()>>;
+
+fn spawn_helper(helpers: &mut Helpers, run: &Arc<Run>) {
+    helpers.get_or_insert_default().spawn(help(Arc::clone(run)));
 }
 
-impl Helpers {
-    /// Sets one more lane to work: a new one or, where there may be no more, one that waits.
-    fn call(&mut self, run: &Arc<Run>) {
-        let tasks = self.tasks.get_or_insert_default();
-        if tasks.len() == self.most {
-            while let Some(joined) = tasks.try_join_next() {
-                ended(joined);
-            }
-        }
-        if tasks.len() < self.most {
-            tasks.spawn(help(Arc::clone(run)));
-        } else {
-            run.plenty.notify_one();
-        }
-    }
-
-    /// Waits for one of them to end, for ever where there is none.
-    async fn joined(&mut self) {
-        match self.tasks.as_mut().filter(|tasks| !tasks.is_empty()) {
-            Some(tasks) => tasks.join_next().await.into_iter().for_each(ended),
-            None => std::future::pending().await,
-        }
+/// Waits for one of the helpers to end, for ever where there is none.
+async fn joined(helpers: &mut Helpers) {
+    match helpers.as_mut().filter(|tasks| !tasks.is_empty()) {
+        Some(tasks) => tasks.join_next().await.into_iter().for_each(ended),
+        None => std::future::pending().await,
     }
 }
 
@@ -117,96 +100,94 @@ async fn cancelled(token: Option<&CancellationToken>) {
 
 /// A further lane: ends when it has nothing under way and finds nothing ready.
 async fn help(run: Arc<Run>) {
-    let mut lane = Lane::new(&run, clock::now());
+    let mut lane = Lane::new(&run, Rank::Helper, clock::now());
     loop {
-        let pace = lane.take_ready(|| run.changed.notify_one());
-        match (lane.is_idle(), &pace) {
-            (true, Pace::GoOn) => break,
-            (true, Pace::Yield) => pace.keep(&run).await,
-            (false, _) => {
-                pace.keep(&run).await;
+        match lane.take_ready(|| unreachable!("the first lane spawns")) {
+            Pace::Yield => give_way(&run).await,
+            Pace::Rest | Pace::Over if lane.is_idle() => return run.helper_goes_on(true),
+            Pace::Rest | Pace::Over => {
                 tokio::select! {
                     biased;
                     () = lane.complete_next() => {}
                     () = run.plenty.notified() => {}
                 }
+                run.helper_goes_on(false);
             }
         }
         lane.slice = clock::now();
     }
 }
 
-/// Whether a lane has held its thread for about a time slice.
-#[must_use]
+/// Why a lane begins nothing more for now.
 enum Pace {
-    GoOn,
+    /// Nothing is ready, or the lane is full.
+    Rest,
+    /// It has held its thread for about a time slice.
     Yield,
+    /// Nothing is left to do for any lane.
+    Over,
 }
 
-impl Pace {
-    /// Lets other tasks, timers and sockets have the thread where it is time to, and makes sure
-    /// that the caller's lane then looks again at what is ready.
-    async fn keep(self, run: &Run) {
-        match self {
-            Pace::GoOn => {}
-            Pace::Yield => {
-                run.changed.notify_one();
-                tokio::task::yield_now().await;
-            }
-        }
-    }
+/// Lets other tasks, timers and sockets have the thread, and makes sure that the first lane then
+/// looks again at what is ready.
+async fn give_way(run: &Run) {
+    run.changed.notify_one();
+    tokio::task::yield_now().await;
 }
 
 /// An attempt that waits, and can be stopped.
-type Waiting = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send>>;
+type Waiting<'a> = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send + 'a>>;
 
 /// Attempts that one task carries out.
 struct Lane<'a> {
     run: &'a Arc<Run>,
+    rank: Rank,
     /// Made for the first that waits.
-    waiting: Option<FuturesUnordered<Waiting>>,
+    waiting: Option<FuturesUnordered<Waiting<'a>>>,
     /// Since when this lane has had its thread.
     slice: Instant,
 }
 
 impl<'a> Lane<'a> {
-    fn new(run: &'a Arc<Run>, slice: Instant) -> Self {
-        Self { run, waiting: None, slice }
+    fn new(run: &'a Arc<Run>, rank: Rank, slice: Instant) -> Self {
+        Self { run, rank, waiting: None, slice }
     }
 
     fn is_idle(&self) -> bool {
         self.waiting.as_ref().is_none_or(FuturesUnordered::is_empty)
     }
 
-    /// Begins what is ready, and calls `more` when another lane could take a part.
-    fn take_ready(&mut self, mut more: impl FnMut()) -> Pace {
-        while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH
-            && let Some((turn, inputs, more_ready)) = self.run.take()
-        {
-            if more_ready {
-                more();
+    /// Begins what is ready, and calls `spawn` when there is work for another lane.
+    fn take_ready(&mut self, mut spawn: impl FnMut()) -> Pace {
+        let mut ended = None;
+        while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH {
+            let next = self.run.next(self.rank, ended.take());
+            if next.spawn {
+                spawn();
             }
-            let mut attempt = Box::pin(attempt(Arc::clone(self.run), turn, inputs));
+            let Some((turn, inputs)) = next.turn else {
+                return if next.over { Pace::Over } else { Pace::Rest };
+            };
+            let mut attempt = Box::pin(attempt(self.run, turn, inputs));
             let now = match poll_once(attempt.as_mut()) {
-                Poll::Ready(called) => {
-                    let ended = called.ended;
-                    self.run.complete(turn, Some(called));
-                    ended
-                }
+                Poll::Ready(called) => ended.insert((turn, called)).1.ended,
                 Poll::Pending => {
                     self.set_aside(turn, attempt);
                     clock::now()
                 }
             };
             if now.duration_since(self.slice) > TICK / 2 {
+                if let Some((turn, called)) = ended {
+                    self.run.complete(turn, Some(called));
+                }
                 return Pace::Yield;
             }
         }
-        Pace::GoOn
+        Pace::Rest
     }
 
     /// Keeps an attempt that waits, or drops it where it is to stop.
-    fn set_aside(&mut self, turn: Turn, attempt: Pin<Box<impl Future<Output = Called> + Send + 'static>>) {
+    fn set_aside(&mut self, turn: Turn, attempt: Pin<Box<impl Future<Output = Called> + Send + 'a>>) {
         match self.run.waits(turn) {
             Some(stop) => {
                 let attempt = Abortable::new(attempt, stop);

@@ -62,3 +62,40 @@ impl serde::Serialize for ExecutionId {
         serializer.serialize_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_1_to_128_visible_ascii_characters() {
+        let longest = "x".repeat(128);
+        for text in ["a", "order-42", "~!/#%{}`", &longest] {
+            assert_eq!(ExecutionId::parse(text).unwrap().as_str(), text);
+        }
+        let too_long = "x".repeat(129);
+        for text in ["", " ", "a b", "a\n", "a\t", "\u{7f}", "\0", "é", "a\u{200b}", &too_long] {
+            assert!(ExecutionId::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_shows_the_text_on_one_line_and_not_all_of_an_endless_one() {
+        let error = |text: &str| ExecutionId::parse(text).unwrap_err().to_string();
+        assert_eq!(
+            error("a\nb"),
+            "`a\\nb` is not an execution id: it must have 1 to 128 visible ASCII characters"
+        );
+        assert!(error(&"x".repeat(1 << 20)).len() < 300);
+    }
+
+    #[test]
+    fn new_ids_differ_sort_by_their_millisecond_and_can_be_given_again() {
+        let ids: Vec<_> = (0..1000).map(|millis| ExecutionId::at(1_700_000_000_000 + millis)).collect();
+        assert!(ids.is_sorted_by(|older, newer| older < newer));
+        let new: std::collections::BTreeSet<_> =
+            std::iter::repeat_with(ExecutionId::new).take(1000).collect();
+        assert_eq!(new.len(), 1000);
+        assert!(ids.iter().chain(&new).all(|id| ExecutionId::parse(id.as_str()).as_ref() == Ok(id)));
+    }
+}

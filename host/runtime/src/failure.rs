@@ -112,7 +112,11 @@ fn said(stderr: &str) -> String {
 /// Returns the duration as people say it: whole milliseconds, or seconds where it is even.
 fn humane(duration: Duration) -> String {
     let millis = duration.as_millis();
-    if millis >= 1000 && millis.is_multiple_of(1000) { format!("{} s", millis / 1000) } else { format!("{millis} ms") }
+    if millis >= 1000 && millis.is_multiple_of(1000) {
+        format!("{} s", millis / 1000)
+    } else {
+        format!("{millis} ms")
+    }
 }
 
 impl StepFailure {
@@ -225,6 +229,155 @@ impl ExecutionError {
             ExecutionError::Failed { .. } | ExecutionError::Aborted { .. } => ErrorKind::Guest,
             ExecutionError::Deadline { .. } | ExecutionError::Cancelled => ErrorKind::Cancelled,
             ExecutionError::Shutdown => ErrorKind::Unavailable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use docket_graph::WireReason;
+
+    use super::*;
+
+    fn wire_fault() -> WireFault {
+        WireFault { offset: 7, message: "a.B".into(), field: None, reason: WireReason::Truncated }
+    }
+
+    fn reported(class: FailureClass, code: Option<&str>) -> StepFailure {
+        let code = code.map(str::to_owned);
+        StepFailure::Reported { class, code, message: "no such user".into(), retry_after: None }
+    }
+
+    #[test]
+    fn every_failure_of_a_step_has_its_class_and_its_words() {
+        let trap = |stderr: &str| StepFailure::Trap { reason: "unreachable".into(), stderr: stderr.into() };
+        let arity = AnswerFault::Arity { declared: Arity::One, given: Arity::Many };
+        let undecodable =
+            |index| AnswerFault::Undecodable { index, message: "a.B".into(), fault: wire_fault() };
+        let cases = [
+            (reported(FailureClass::Permanent, None), FailureClass::Permanent, "no such user"),
+            (
+                reported(FailureClass::Retryable, Some("busy")),
+                FailureClass::Retryable,
+                "no such user (code `busy`)",
+            ),
+            (reported(FailureClass::Abort, None), FailureClass::Abort, "no such user"),
+            (
+                StepFailure::Timeout { limit: Duration::from_millis(1_500) },
+                FailureClass::Timeout,
+                "timed out after 1500 ms",
+            ),
+            (
+                StepFailure::Timeout { limit: Duration::from_secs(30) },
+                FailureClass::Timeout,
+                "timed out after 30 s",
+            ),
+            (StepFailure::Timeout { limit: Duration::ZERO }, FailureClass::Timeout, "timed out after 0 ms"),
+            (
+                StepFailure::Memory { limit: 65_536 },
+                FailureClass::Memory,
+                "needs more memory than its limit of 65536 bytes",
+            ),
+            (
+                StepFailure::Tables { limit: 10 },
+                FailureClass::Table,
+                "needs more table elements than its limit of 10",
+            ),
+            (StepFailure::Fuel { limit: 1_000 }, FailureClass::Fuel, "used up its budget of 1000 fuel units"),
+            (
+                StepFailure::Output { limit: 9 },
+                FailureClass::Output,
+                "answered with more than its limit of 9 bytes",
+            ),
+            (
+                StepFailure::Logs { limit: 8 },
+                FailureClass::Logs,
+                "wrote more than its limit of 8 bytes to stdout and stderr",
+            ),
+            (trap(""), FailureClass::Trap, "trapped: unreachable"),
+            (trap("oops"), FailureClass::Trap, "trapped: unreachable; stderr ended with: oops"),
+            (
+                StepFailure::Exit { status: 1 },
+                FailureClass::Exit,
+                "called exit with status 1 instead of returning",
+            ),
+            (
+                StepFailure::Answer(arity),
+                FailureClass::Answer,
+                "gave a wrong answer: it declares One for its output and answered with Many",
+            ),
+            (
+                StepFailure::Answer(undecodable(None)),
+                FailureClass::Answer,
+                "gave a wrong answer: the bytes are not a `a.B`: WIRE",
+            ),
+            (
+                StepFailure::Answer(undecodable(Some(3))),
+                FailureClass::Answer,
+                "gave a wrong answer: the bytes of item 3 are not a `a.B`: WIRE",
+            ),
+            (
+                StepFailure::Internal("a panic".into()),
+                FailureClass::Internal,
+                "internal error of the host: a panic",
+            ),
+        ];
+        for (failure, class, words) in cases {
+            assert_eq!(failure.to_string(), words.replace("WIRE", &wire_fault().to_string()));
+            assert_eq!(failure.class(), class, "{failure}");
+        }
+    }
+
+    #[test]
+    fn code_and_delay_are_the_steps_own() {
+        let failure = StepFailure::Reported {
+            class: FailureClass::Retryable,
+            code: Some("busy".into()),
+            message: String::new(),
+            retry_after: Some(Duration::from_secs(1)),
+        };
+        assert_eq!((failure.code(), failure.retry_after()), (Some("busy"), Some(Duration::from_secs(1))));
+        let timeout = StepFailure::Timeout { limit: Duration::ZERO };
+        assert_eq!((timeout.code(), timeout.retry_after()), (None, None));
+    }
+
+    #[test]
+    fn every_error_of_an_execution_says_what_and_who_must_act() {
+        let step = StepName::parse("FetchProfile").unwrap();
+        let failed = |attempts, source| ExecutionError::Failed { step: step.clone(), attempts, source };
+        let permanent = || reported(FailureClass::Permanent, None);
+        let aborted =
+            ExecutionError::Aborted { step: step.clone(), source: reported(FailureClass::Abort, None) };
+        let limit = Some(Duration::from_millis(250));
+        let cases = [
+            (failed(1, permanent()), ErrorKind::Guest, "step `FetchProfile` failed after 1 attempt"),
+            (failed(3, permanent()), ErrorKind::Guest, "step `FetchProfile` failed after 3 attempts"),
+            (
+                failed(1, StepFailure::Internal("a panic".into())),
+                ErrorKind::Internal,
+                "step `FetchProfile` failed after 1 attempt",
+            ),
+            (aborted, ErrorKind::Guest, "step `FetchProfile` aborted the execution"),
+            (
+                ExecutionError::stopped(StopReason::Deadline, limit),
+                ErrorKind::Cancelled,
+                "the execution passed its deadline of 250 ms",
+            ),
+            (
+                ExecutionError::stopped(StopReason::Cancelled, limit),
+                ErrorKind::Cancelled,
+                "the execution was cancelled",
+            ),
+            (
+                ExecutionError::stopped(StopReason::Shutdown, None),
+                ErrorKind::Unavailable,
+                "the host was shut down before the execution ended",
+            ),
+        ];
+        for (error, kind, words) in cases {
+            assert_eq!((error.to_string().as_str(), error.kind()), (words, kind));
+            let has_cause = matches!(error, ExecutionError::Failed { .. } | ExecutionError::Aborted { .. });
+            assert_eq!(std::error::Error::source(&error).is_some(), has_cause, "{error}");
         }
     }
 }

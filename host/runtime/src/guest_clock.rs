@@ -116,3 +116,75 @@ impl Pollable for Alarm {
         self.clock.advance_to(self.guest_time);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view<T>(clock: &GuestClock, look: impl FnOnce(&mut ClockView<'_>) -> T) -> T {
+        look(&mut ClockView { clock, table: &mut ResourceTable::new() })
+    }
+
+    fn wall(clock: &GuestClock) -> (u64, u32) {
+        let now = view(clock, |view| wall_clock::Host::now(view)).unwrap();
+        (now.seconds, now.nanoseconds)
+    }
+
+    fn monotonic(clock: &GuestClock) -> u64 {
+        view(clock, |view| monotonic_clock::Host::now(view)).unwrap()
+    }
+
+    #[test]
+    fn the_clock_stands_at_the_start_and_moves_by_what_was_slept() {
+        let clock = GuestClock::new(1_700_000_000_123);
+        assert_eq!((monotonic(&clock), wall(&clock)), (0, (1_700_000_000, 123_000_000)));
+        assert_eq!((monotonic(&clock), wall(&clock)), (0, (1_700_000_000, 123_000_000)));
+        clock.advance_to(1_500_000_001);
+        assert_eq!((monotonic(&clock), wall(&clock)), (1_500_000_001, (1_700_000_001, 623_000_001)));
+        clock.advance_to(7);
+        assert_eq!(monotonic(&clock), 1_500_000_001, "it never goes back");
+    }
+
+    #[test]
+    fn no_start_and_no_sleep_is_too_large() {
+        let clock = GuestClock::new(u64::MAX);
+        clock.advance_to(u64::MAX);
+        assert_eq!(monotonic(&clock), u64::MAX);
+        let (seconds, nanoseconds) = wall(&clock);
+        assert!(seconds > u64::MAX / 1000 && nanoseconds < 1_000_000_000);
+        let mut table = ResourceTable::new();
+        let mut view = ClockView { clock: &clock, table: &mut table };
+        monotonic_clock::Host::subscribe_duration(&mut view, u64::MAX).unwrap();
+        monotonic_clock::Host::subscribe_instant(&mut view, u64::MAX).unwrap();
+    }
+
+    fn alarm(clock: &GuestClock, nanos: u64) -> Alarm {
+        Alarm {
+            clock: clock.clone(),
+            guest_time: clock.monotonic() + nanos,
+            host_time: clock::deadline(clock::now(), Duration::from_nanos(nanos)),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_alarm_really_waits_and_then_moves_the_clock_by_just_its_time() {
+        let clock = GuestClock::new(0);
+        let slept = Duration::from_millis(20);
+        let began = clock::now();
+        alarm(&clock, 20_000_000).ready().await;
+        assert!(clock::now().duration_since(began) >= slept);
+        assert_eq!(monotonic(&clock), 20_000_000, "however late the host woke up");
+        alarm(&clock, 0).ready().await;
+        assert_eq!(monotonic(&clock), 20_000_000);
+    }
+
+    #[tokio::test]
+    async fn an_alarm_that_is_never_reached_leaves_the_clock_alone() {
+        let clock = GuestClock::new(0);
+        let mut never = alarm(&clock, u64::MAX);
+        never.host_time = None;
+        let waited = tokio::time::timeout(Duration::from_millis(20), never.ready()).await;
+        assert!(waited.is_err());
+        assert_eq!(monotonic(&clock), 0);
+    }
+}

@@ -273,6 +273,7 @@ impl Host {
             started_at_ms: started_at.map_or(now, clock::unix_millis),
             limit: timeout,
             instances: Arc::clone(&self.0.instances),
+            most_helpers: self.0.options.lanes.saturating_sub(1),
             observer: self.0.observer.clone(),
         };
         Ok(Execution { start, host: self.clone(), cancelled: None })
@@ -353,7 +354,7 @@ impl Execution {
             cancelled,
             shutdown: &host.0.shutdown,
         };
-        drive(&run, host.0.options.lanes.max(1), stops).await;
+        drive(&run, stops).await;
         let (result, report) = run.outcome();
         Ok(Outcome { result, report })
     }

@@ -347,3 +347,52 @@ fn unknown(module: &Arc<str>, import: &str) -> Option<LoadFault> {
         Import::Unknown => Some(LoadFault::UnknownImport { module, import: name }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_is_known_by_its_package_whatever_its_version() {
+        let cases = [
+            (
+                Import::Open,
+                "wasi:io/streams@0.2.0 wasi:cli/stdout@0.2.6 wasi:filesystem/types@0.2.3 wasi:sockets/tcp@0.2.0",
+            ),
+            (
+                Import::Circumstances,
+                "wasi:clocks/wall-clock@0.2.6 wasi:clocks/monotonic-clock@0.2.0 wasi:random/random@0.2.0",
+            ),
+            (Import::Config, "wasi:config/store@0.2.0-rc.1"),
+            (Import::Http, "wasi:http/outgoing-handler@0.2.6 wasi:http/types@0.2.0"),
+            (
+                Import::Unknown,
+                "acme:gpu/compute wasi:nn/graph@0.2.0 wasi log host wasi:io2/streams xwasi:io/streams",
+            ),
+        ];
+        for (meaning, imports) in cases {
+            for import in imports.split(' ') {
+                assert_eq!(classify(import), meaning, "{import}");
+            }
+        }
+        assert_eq!(classify(""), Import::Unknown);
+    }
+
+    #[test]
+    fn a_directory_gives_its_modules_in_the_order_of_their_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = ModuleSource::in_dir(&dir.path().join("missing")).err().unwrap();
+        assert!(matches!(&missing[..], [LoadFault::Directory { .. }]), "{missing:?}");
+        let empty = ModuleSource::in_dir(dir.path()).err().unwrap();
+        assert!(matches!(&empty[..], [LoadFault::NoModules { .. }]), "{empty:?}");
+        std::fs::create_dir(dir.path().join("deep")).unwrap();
+        std::fs::create_dir(dir.path().join("folder.wasm")).unwrap();
+        for file in ["b.wasm", "a.wasm", "deep/c.wasm", "a.txt", "wasm"] {
+            std::fs::write(dir.path().join(file), file).unwrap();
+        }
+        let found = ModuleSource::in_dir(dir.path()).unwrap();
+        let names: Vec<_> = found.iter().map(ModuleSource::name).collect();
+        assert_eq!(names, ["a.wasm", "b.wasm", "deep/c.wasm"]);
+        assert_eq!(&*found[2].bytes, b"deep/c.wasm");
+    }
+}

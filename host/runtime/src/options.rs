@@ -222,3 +222,180 @@ impl RetryOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use docket_graph::{Growth, Match};
+
+    use super::*;
+
+    fn seconds(seconds: u64) -> Option<Duration> {
+        Some(Duration::from_secs(seconds))
+    }
+
+    fn number(number: u32) -> Option<NonZeroU32> {
+        NonZeroU32::new(number)
+    }
+
+    /// Where the sources of one value stand: the step's options, its declaration, the host's
+    /// defaults; and the value that comes of it.
+    type Case<T> = ([Option<T>; 3], T);
+
+    fn effective(edit: impl FnOnce(&mut StepOptions, &mut Policy, &mut HostOptions)) -> Effective {
+        let (mut own, mut declared, mut host) =
+            (StepOptions::default(), Policy::default(), HostOptions::default());
+        edit(&mut own, &mut declared, &mut host);
+        host.steps.insert("Step".to_owned(), own);
+        host.effective("Step", &declared)
+    }
+
+    #[test]
+    fn nothing_said_is_the_constants() {
+        let expected = Effective {
+            limits: Limits {
+                timeout: DEFAULT_TIMEOUT,
+                memory: DEFAULT_MEMORY,
+                table_elements: DEFAULT_TABLE_ELEMENTS,
+                output: DEFAULT_OUTPUT,
+                logs: DEFAULT_LOGS,
+                fuel: None,
+            },
+            retry: Retry::once(),
+            max_concurrency: None,
+            config: None,
+        };
+        assert_eq!(effective(|_, _, _| {}), expected);
+        assert_eq!(HostOptions::default().effective("Another", &Policy::default()), expected);
+    }
+
+    #[test]
+    fn a_steps_options_beat_its_declaration_which_beats_the_defaults_and_the_cap_bounds_all() {
+        let timeouts: [Case<Duration>; 6] = [
+            ([None, None, seconds(3)], Duration::from_secs(3)),
+            ([None, seconds(2), seconds(3)], Duration::from_secs(2)),
+            ([seconds(1), seconds(2), seconds(3)], Duration::from_secs(1)),
+            ([seconds(100), None, None], Duration::from_secs(60)),
+            ([None, seconds(100), None], Duration::from_secs(60)),
+            ([None, None, seconds(100)], Duration::from_secs(60)),
+        ];
+        for ([of_step, of_declaration, of_host], expected) in timeouts {
+            let found = effective(|own, declared, host| {
+                own.timeout = of_step;
+                declared.timeout = of_declaration;
+                host.defaults.timeout = of_host;
+                host.caps.timeout = Duration::from_secs(60);
+            });
+            assert_eq!(found.limits.timeout, expected, "{of_step:?} {of_declaration:?} {of_host:?}");
+        }
+        let concurrency: [Case<u32>; 3] =
+            [([None, None, Some(3)], 3), ([None, Some(2), Some(3)], 2), ([Some(1), Some(2), Some(3)], 1)];
+        for ([of_step, of_declaration, of_host], expected) in concurrency {
+            let found = effective(|own, declared, host| {
+                own.max_concurrency = of_step.and_then(number);
+                declared.max_concurrency = of_declaration.and_then(number);
+                host.defaults.max_concurrency = of_host.and_then(number);
+            });
+            assert_eq!(found.max_concurrency, number(expected));
+        }
+    }
+
+    /// Sets one size in options, its cap, and reads what came of it.
+    type Size = (fn(&mut StepOptions, u64), fn(&mut Caps, u64), fn(&Limits) -> u64);
+
+    #[test]
+    fn every_size_is_the_steps_or_the_hosts_and_never_above_its_cap() {
+        let sizes: [Size; 4] = [
+            (|own, n| own.memory = Some(n), |caps, n| caps.memory = n, |limits| limits.memory),
+            (
+                |own, n| own.table_elements = Some(n),
+                |caps, n| caps.table_elements = n,
+                |limits| limits.table_elements,
+            ),
+            (|own, n| own.output = Some(n), |caps, n| caps.output = n, |limits| limits.output),
+            (|own, n| own.logs = Some(n), |caps, n| caps.logs = n, |limits| limits.logs),
+        ];
+        for (set, cap, read) in sizes {
+            let found = |own_size: Option<u64>, default: Option<u64>, most: u64| {
+                read(
+                    &effective(|own, _, host| {
+                        own_size.into_iter().for_each(|size| set(own, size));
+                        default.into_iter().for_each(|size| set(&mut host.defaults, size));
+                        cap(&mut host.caps, most);
+                    })
+                    .limits,
+                )
+            };
+            assert_eq!(found(Some(10), Some(20), 50), 10);
+            assert_eq!(found(None, Some(20), 50), 20);
+            assert_eq!(found(Some(60), Some(20), 50), 50);
+            assert_eq!(found(None, Some(60), 50), 50);
+            assert_eq!(found(None, None, 50), 50, "the constant is bounded too");
+        }
+    }
+
+    #[test]
+    fn retries_are_merged_field_by_field() {
+        let backoff = |initial: u64| Backoff {
+            growth: Growth::Fixed,
+            initial: Duration::from_millis(initial),
+            factor: 1.0,
+            max: None,
+        };
+        let declared = Retry { max_attempts: number(5).unwrap(), backoff: Some(backoff(5)), ..Retry::once() };
+        let never = Reclassify { never: vec![Match::Code("declined".into())], ..Reclassify::default() };
+        let defaults =
+            RetryOptions { max_attempts: number(9), jitter: Some(Jitter::Full), ..Default::default() };
+        type Said = (Option<Retry>, RetryOptions, RetryOptions, Retry);
+        let cases: [Said; 5] = [
+            // The host's defaults are for steps that declare no retry at all.
+            (
+                None,
+                defaults.clone(),
+                RetryOptions::default(),
+                Retry { max_attempts: number(9).unwrap(), jitter: Jitter::Full, ..Retry::once() },
+            ),
+            (Some(declared.clone()), defaults.clone(), RetryOptions::default(), declared.clone()),
+            // The step's options change what they name and leave the rest.
+            (
+                Some(declared.clone()),
+                defaults.clone(),
+                RetryOptions { max_attempts: number(2), ..Default::default() },
+                Retry { max_attempts: number(2).unwrap(), ..declared.clone() },
+            ),
+            (
+                Some(declared.clone()),
+                RetryOptions::default(),
+                RetryOptions {
+                    backoff: Some(backoff(7)),
+                    reclassify: Some(never.clone()),
+                    ..Default::default()
+                },
+                Retry { backoff: Some(backoff(7)), reclassify: never, ..declared.clone() },
+            ),
+            (
+                None,
+                RetryOptions::default(),
+                RetryOptions { max_attempts: number(4_000), ..Default::default() },
+                Retry { max_attempts: number(1_000).unwrap(), ..Retry::once() },
+            ),
+        ];
+        for (of_declaration, of_host, of_step, expected) in cases {
+            let found = effective(|own, declared, host| {
+                own.retry = of_step;
+                declared.retry = of_declaration;
+                host.defaults.retry = of_host;
+            });
+            assert_eq!(found.retry, expected);
+        }
+    }
+
+    #[test]
+    fn fuel_and_configuration_come_from_the_operator_alone() {
+        let found = effective(|own, _, host| {
+            own.config = Some(BTreeMap::from([("key".to_owned(), "value".to_owned())]));
+            host.defaults.fuel = Some(7);
+        });
+        assert_eq!(found.limits.fuel, Some(7));
+        assert_eq!(found.config.unwrap()["key"], "value");
+    }
+}

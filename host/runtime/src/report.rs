@@ -122,3 +122,126 @@ fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error
 fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_micros() as f64 / 1000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(
+        number: u32,
+        outcome: AttemptOutcome,
+        error: Option<&str>,
+        usage: Option<Usage>,
+    ) -> AttemptReport {
+        AttemptReport {
+            attempt: number,
+            started_after: Duration::from_nanos(1_234_567),
+            elapsed: Duration::from_millis(100),
+            outcome,
+            error: error.map(str::to_owned),
+            usage,
+        }
+    }
+
+    fn step(name: &str, outcome: StepOutcome, attempts: Vec<AttemptReport>) -> StepReport {
+        let step = StepName::parse(name).unwrap();
+        StepReport { step, module: "fetch.wasm".into(), outcome, attempts }
+    }
+
+    #[test]
+    fn the_json_of_a_report_is_this_text() {
+        let timeout = AttemptOutcome::Failed(FailureClass::Timeout);
+        let memory = Usage { peak_memory: 1_114_112, fuel: None };
+        let metered = Usage { peak_memory: 65_536, fuel: Some(4_242) };
+        let report = Report {
+            execution_id: ExecutionId::parse("order-42").unwrap(),
+            target: Port::parse("example.v1.Text#clean").unwrap(),
+            outcome: ExecutionOutcome::DeadlineExceeded,
+            error: Some("the execution passed its deadline of 250 ms".into()),
+            started_at_ms: 1_700_000_000_123,
+            elapsed: Duration::from_micros(250_042),
+            steps: vec![
+                step(
+                    "Fetch",
+                    StepOutcome::Done,
+                    vec![
+                        attempt(1, timeout, Some("timed out after 100 ms"), Some(memory)),
+                        attempt(2, AttemptOutcome::Done, None, Some(metered)),
+                    ],
+                ),
+                step(
+                    "Clean",
+                    StepOutcome::Cancelled,
+                    vec![attempt(1, AttemptOutcome::Cancelled, None, None)],
+                ),
+                step("Count", StepOutcome::NeverStarted, Vec::new()),
+            ],
+        };
+        assert_eq!(serde_json::to_string_pretty(&report).unwrap(), GOLDEN);
+    }
+
+    const GOLDEN: &str = r#"{
+  "execution-id": "order-42",
+  "target": "example.v1.Text#clean",
+  "outcome": "deadline-exceeded",
+  "error": "the execution passed its deadline of 250 ms",
+  "started-at-ms": 1700000000123,
+  "elapsed-ms": 250.042,
+  "steps": [
+    {
+      "step": "Fetch",
+      "module": "fetch.wasm",
+      "outcome": "done",
+      "attempts": [
+        {
+          "attempt": 1,
+          "started-after-ms": 1.234,
+          "elapsed-ms": 100.0,
+          "outcome": {
+            "failed": "timeout"
+          },
+          "error": "timed out after 100 ms",
+          "peak-memory": 1114112
+        },
+        {
+          "attempt": 2,
+          "started-after-ms": 1.234,
+          "elapsed-ms": 100.0,
+          "outcome": "done",
+          "peak-memory": 65536,
+          "fuel": 4242
+        }
+      ]
+    },
+    {
+      "step": "Clean",
+      "module": "fetch.wasm",
+      "outcome": "cancelled",
+      "attempts": [
+        {
+          "attempt": 1,
+          "started-after-ms": 1.234,
+          "elapsed-ms": 100.0,
+          "outcome": "cancelled"
+        }
+      ]
+    },
+    {
+      "step": "Count",
+      "module": "fetch.wasm",
+      "outcome": "never-started",
+      "attempts": []
+    }
+  ]
+}"#;
+
+    #[test]
+    fn every_outcome_has_one_word() {
+        use ExecutionOutcome::{Aborted, Cancelled, DeadlineExceeded, Done, Failed, Shutdown};
+        let words =
+            serde_json::to_string(&[Done, Failed, Aborted, DeadlineExceeded, Cancelled, Shutdown]).unwrap();
+        assert_eq!(words, r#"["done","failed","aborted","deadline-exceeded","cancelled","shutdown"]"#);
+        let words = serde_json::to_string(&[StepOutcome::Cached, StepOutcome::Failed]).unwrap();
+        assert_eq!(words, r#"["cached","failed"]"#);
+    }
+}

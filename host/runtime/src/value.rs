@@ -79,3 +79,37 @@ impl Value {
         self.payloads().iter().map(|p| p.bytes().len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_is_not_a_list_of_one() {
+        let cases = [
+            (Value::one("abc"), Arity::One, vec!["abc"]),
+            (Value::one(""), Arity::One, vec![""]),
+            (Value::many([""; 0]), Arity::Many, vec![]),
+            (Value::many(["abc"]), Arity::Many, vec!["abc"]),
+            (Value::many(["abc", "", "de"]), Arity::Many, vec!["abc", "", "de"]),
+        ];
+        for (value, arity, messages) in cases {
+            assert_eq!(value.arity(), arity);
+            let found: Vec<_> = value.payloads().iter().map(|payload| &payload.bytes()[..]).collect();
+            assert_eq!(found, messages.iter().map(|message| message.as_bytes()).collect::<Vec<_>>());
+            assert_eq!(value.len_bytes(), messages.concat().len());
+        }
+    }
+
+    #[test]
+    fn clones_share_bytes_and_digest() {
+        let payload = Payload::new("abc");
+        let clone = payload.clone();
+        assert!(std::ptr::eq(payload.digest(), clone.digest()));
+        assert!(std::ptr::eq(payload.bytes(), clone.bytes()));
+        let abc = "Digest(ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad)";
+        assert_eq!(format!("{:?}", crate::digest::Digest::of(b"abc")), abc);
+        assert_eq!(payload.digest(), crate::digest::Digest::of(b"abc").as_bytes());
+        assert_eq!(format!("{payload:?}"), "Payload(3 bytes)", "contents stay out of logs");
+    }
+}

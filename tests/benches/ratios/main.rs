@@ -1,7 +1,7 @@
 //! Measures Docket beside floors in the same process, interleaved, and prints ratios: machines are
 //! shared and noisy, so absolute times say little.
 
-#![expect(missing_docs, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads clocks")]
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads clocks")]
 
 mod raw;
 

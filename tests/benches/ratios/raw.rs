@@ -21,10 +21,10 @@ use generated::StepModulePre;
 use generated::exports::docket::step::step::{Invocation, ValueParam, ValueResult};
 
 /// The pool that both sides use.
-pub const POOL: PoolSize = PoolSize { instances: 256, memory: 1 << 30, table_elements: 1_000_000 };
+pub(crate) const POOL: PoolSize = PoolSize { instances: 256, memory: 1 << 30, table_elements: 1_000_000 };
 
 /// What a guest has of this host: WASI, made when first asked for.
-pub struct State {
+pub(crate) struct State {
     table: ResourceTable,
     wasi: Option<WasiCtx>,
 }
@@ -37,18 +37,18 @@ impl WasiView for State {
 }
 
 /// A component, linked.
-pub struct Raw {
-    pub engine: Engine,
+pub(crate) struct Raw {
+    pub(crate) engine: Engine,
     pre: StepModulePre<State>,
 }
 
 /// Returns Docket's settings.
-pub fn our_settings() -> Config {
+pub(crate) fn our_settings() -> Config {
     engine_config(Metering::Off, POOL)
 }
 
 /// Returns the settings that measured best in the study that Docket's come from.
-pub fn best_settings() -> Config {
+pub(crate) fn best_settings() -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(256)
         .total_core_instances(1024)
@@ -73,14 +73,14 @@ pub fn best_settings() -> Config {
 }
 
 impl Raw {
-    pub fn new(config: &Config, wasm: &[u8]) -> Self {
+    pub(crate) fn new(config: &Config, wasm: &[u8]) -> Self {
         let engine = Engine::new(config).expect("an engine");
         let component = Component::new(&engine, wasm).expect("a component");
         Self::of(engine, &component)
     }
 
     /// Loads what another run of the host has compiled.
-    pub fn load(config: &Config, artifact: &Path) -> Self {
+    pub(crate) fn load(config: &Config, artifact: &Path) -> Self {
         let engine = Engine::new(config).expect("an engine");
         // SAFETY: the benchmark has just seen Docket write this file.
         #[expect(unsafe_code, reason = "loading artifacts is what is measured")]
@@ -96,7 +96,7 @@ impl Raw {
     }
 
     /// Calls a step in a fresh instance, and returns the length of its answer.
-    pub async fn call(&self, step: &str, inputs: &[&[u8]]) -> usize {
+    pub(crate) async fn call(&self, step: &str, inputs: &[&[u8]]) -> usize {
         let mut store = Store::new(&self.engine, State { table: ResourceTable::new(), wasi: None });
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
