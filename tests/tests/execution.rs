@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use docket_graph::{FailureClass, Port};
 use docket_runtime::{
-    AttemptOutcome, Drained, ExecutionError, ExecutionId, ExecutionOutcome, Host, HostOptions, Observer, Outcome,
-    Request, RequestError, StepFailure, StepOptions, StepOutcome, Value,
+    AttemptOutcome, Drained, ExecutionError, ExecutionId, ExecutionOutcome, Host, HostOptions, Observer,
+    Outcome, Request, RequestError, StepFailure, StepOptions, StepOutcome, Value,
 };
 use docket_tests::example::{EnrichedUser, UserId, UserPreferences, UserProfile};
 use docket_tests::{Recorder, execute, fixture, guest, host, host_with, options, profile_request};
@@ -72,7 +72,9 @@ async fn a_shared_step_runs_once_and_the_events_come_in_order() {
     assert_eq!(name_of(outcome), "Join(Left(Source(user-123))+Right(Source(user-123)))");
 
     let lines = recorder.lines();
-    let at = |line: &str| lines.iter().position(|found| found == line).unwrap_or_else(|| panic!("{line}: {lines:#?}"));
+    let at = |line: &str| {
+        lines.iter().position(|found| found == line).unwrap_or_else(|| panic!("{line}: {lines:#?}"))
+    };
     assert_eq!(at("execution started: example.v1.UserProfile, 4 steps"), 0);
     assert_eq!(at("execution ended"), lines.len() - 1);
     for step in ["Source", "Left", "Right", "Join"] {
@@ -90,15 +92,21 @@ async fn a_shared_step_runs_once_and_the_events_come_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_step_beside_slow_and_spinning_siblings_reports_its_own_error() {
-    let replaced =
-        [("fetch_profile", "fail_permanently"), ("fetch_preferences", "slow_sibling"), ("fetch_activity", "spin_sibling")];
+    let replaced = [
+        ("fetch_profile", "fail_permanently"),
+        ("fetch_preferences", "slow_sibling"),
+        ("fetch_activity", "spin_sibling"),
+    ];
     let host = enrichment(&replaced, None).await;
     for _ in 0..20 {
         let outcome = execute(&host, enriched_request()).await;
         assert!(outcome.report.elapsed < Duration::from_secs(2), "{:?}", outcome.report.elapsed);
-        let Err(ExecutionError::Failed { step, attempts: 1, source }) = &outcome.result else { panic!("{outcome:?}") };
+        let Err(ExecutionError::Failed { step, attempts: 1, source }) = &outcome.result else {
+            panic!("{outcome:?}")
+        };
         assert_eq!((step.as_str(), source.class()), ("FetchProfile", FailureClass::Permanent));
-        let by_step: BTreeMap<_, _> = outcomes(&outcome).into_iter().map(|(step, how, _)| (step, how)).collect();
+        let by_step: BTreeMap<_, _> =
+            outcomes(&outcome).into_iter().map(|(step, how, _)| (step, how)).collect();
         assert_eq!(by_step["FetchProfile"], StepOutcome::Failed);
         assert_eq!(by_step["EnrichUser"], StepOutcome::NeverStarted);
         for sibling in ["FetchActivity", "FetchPreferences"] {
@@ -120,7 +128,10 @@ async fn abort_stops_the_execution_without_another_attempt() {
     assert!(matches!(outcome.result, Err(ExecutionError::Aborted { .. })));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(recorder.matching("FetchProfile 2"), [""; 0]);
-    assert_eq!(recorder.lines().last().unwrap(), "execution ended: step `FetchProfile` aborted the execution");
+    assert_eq!(
+        recorder.lines().last().unwrap(),
+        "execution ended: step `FetchProfile` aborted the execution"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,8 +295,10 @@ async fn lists_go_in_and_come_out() {
     assert_eq!(name_of(outcome), "a", "one message is a list of one");
 
     let splitting = host(&["split_many"]).await;
-    let outcome = execute(&splitting, Request::for_message::<UserProfile>().input(&UserId { id: "xyz".into() })).await;
-    let names: Vec<_> = outcome.messages::<UserProfile>().unwrap().into_iter().map(|user| user.name).collect();
+    let outcome =
+        execute(&splitting, Request::for_message::<UserProfile>().input(&UserId { id: "xyz".into() })).await;
+    let names: Vec<_> =
+        outcome.messages::<UserProfile>().unwrap().into_iter().map(|user| user.name).collect();
     assert_eq!(names, ["x", "y", "z"]);
 }
 
@@ -328,7 +341,8 @@ async fn the_guest_is_told_of_its_circumstances_and_the_key_is_that_of_the_work(
     assert!(told.starts_with("step=FetchProfile execution=e-1 attempt=1 key="), "{told}");
     assert!(told.ends_with(" started=42"), "{told}");
     assert_eq!(told, name_of(execute(&host, request("e-1", "a")).await));
-    let key = |told: &str| told.split(' ').find_map(|part| part.strip_prefix("key=").map(str::to_owned)).unwrap();
+    let key =
+        |told: &str| told.split(' ').find_map(|part| part.strip_prefix("key=").map(str::to_owned)).unwrap();
     let others = [request("e-2", "a"), request("e-1", "b")];
     for other in others {
         assert_ne!(key(&told), key(&name_of(execute(&host, other).await)));
@@ -368,7 +382,9 @@ async fn fuel_is_a_budget_and_is_reported_where_it_is_metered() {
     assert_eq!(again.report.steps[0].attempts[0].usage, Some(usage), "fuel is deterministic");
 
     let spin = host_with(&["spin"], budget(1_000_000)).await.unwrap();
-    let Err(ExecutionError::Failed { source, .. }) = execute(&spin, profile_request()).await.result else { panic!() };
+    let Err(ExecutionError::Failed { source, .. }) = execute(&spin, profile_request()).await.result else {
+        panic!()
+    };
     assert!(matches!(source, StepFailure::Fuel { limit: 1_000_000 }), "{source}");
     let unmetered = execute(&host(&["good"]).await, profile_request()).await;
     assert_eq!(unmetered.report.steps[0].attempts[0].usage.unwrap().fuel, None);

@@ -45,10 +45,10 @@ async fn admitted(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
         Some(gate) => Some(permit(gate).await),
         None => None,
     };
-    let _instance = permit(&run.instances).await;
+    let _instance = permit(&run.home.instances).await;
     let began = run.attempt_began(turn);
-    let graph = run.generation.graph();
-    let (port, arity) = graph.step(run.plan.step(turn.node)).output;
+    let graph = run.home.generation.graph();
+    let (port, arity) = graph.step(run.plan().step(turn.node)).output;
     // Boxed: the layers around this future are moved several times, and it is by far the largest.
     let called = Box::pin(call::run(Call {
         pre: &code.pre,
@@ -76,7 +76,7 @@ async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
 /// Passes a guest's lines to the observer, if there is one.
 fn lines(run: &Arc<Run>, turn: Turn) -> LineSink {
     let writer = Writer { node: turn.node, attempt: turn.attempt };
-    run.observer.is_some().then(|| (Arc::clone(run) as Arc<dyn Lines>, writer))
+    run.home.observer.is_some().then(|| (Arc::clone(run) as Arc<dyn Lines>, writer))
 }
 
 /// Returns the key of this work: the same for every attempt at the same step with the same inputs

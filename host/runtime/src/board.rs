@@ -3,11 +3,12 @@
 //! come in order. Never waits, never calls a guest.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use docket_graph::{
-    Action, Arity, Completion, Conclusion, NodeId, Plan, Port, Progress, Retry, Source, State, StopReason,
+    Action, Arity, Completion, Conclusion, NodeId, Plan, Port, Progress, Source, State, StopReason,
 };
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
@@ -17,7 +18,7 @@ use crate::call::Called;
 use crate::clock;
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
-use crate::generation::{Generation, StepCode};
+use crate::generation::{Generation, Prepared, StepCode};
 use crate::guest_log::{Lines, Stream, Writer};
 use crate::observer::{Event, Observer};
 use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
@@ -26,36 +27,38 @@ use crate::value::Value;
 /// One execution: what it was asked, and how far it is.
 pub(crate) struct Run {
     pub(crate) id: ExecutionId,
-    pub(crate) generation: Arc<Generation>,
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) target: Port,
-    pub(crate) given: Vec<Arc<Value>>,
+    pub(crate) home: Arc<Home>,
+    prepared: Arc<Prepared>,
+    given: Vec<Arc<Value>>,
     pub(crate) started_at_ms: u64,
     pub(crate) started: Instant,
     pub(crate) limit: Option<Duration>,
-    /// The permits for guest instances of the whole host.
-    pub(crate) instances: Arc<Semaphore>,
-    /// The most lanes beside the first.
-    pub(crate) most_helpers: usize,
-    pub(crate) observer: Option<Arc<dyn Observer>>,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
     pub(crate) plenty: Notify,
+    /// How many attempts are ready, for a glance without the lock.
+    ready: AtomicUsize,
     board: Mutex<Board>,
 }
 
 /// What [`Run`] starts from.
 pub(crate) struct Start {
     pub(crate) id: ExecutionId,
-    pub(crate) generation: Arc<Generation>,
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) retries: Arc<[Retry]>,
+    pub(crate) home: Arc<Home>,
+    pub(crate) prepared: Arc<Prepared>,
     pub(crate) given: Vec<Arc<Value>>,
     pub(crate) started_at_ms: u64,
     pub(crate) limit: Option<Duration>,
+}
+
+/// What all executions of one generation share, behind one pointer: counting several up and down
+/// would cost executions on many cores more than all else that they do to each other.
+pub(crate) struct Home {
+    pub(crate) generation: Arc<Generation>,
+    /// The permits for guest instances of the whole host.
     pub(crate) instances: Arc<Semaphore>,
-    /// The most lanes beside the first.
+    /// The most lanes of an execution beside the first.
     pub(crate) most_helpers: usize,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
@@ -64,6 +67,9 @@ struct Board {
     progress: Progress,
     ready: VecDeque<Turn>,
     nodes: Vec<Node>,
+    /// How many attempts are being polled for the first time: each may end, and make others ready,
+    /// at any moment.
+    begun: usize,
     /// Whether the first lane has found nothing to begin and not looked again since.
     first_rests: bool,
     /// How many further lanes there are.
@@ -116,6 +122,8 @@ pub(crate) struct Next {
     pub(crate) turn: Option<(Turn, Inputs)>,
     /// Whether the first lane is to spawn another.
     pub(crate) spawn: bool,
+    /// Whether another lane is at an attempt that may make others ready at any moment.
+    pub(crate) soon: bool,
     /// Whether nothing is left to do for any lane.
     pub(crate) over: bool,
 }
@@ -139,6 +147,7 @@ impl Board {
             let turn = self.ready.pop_front()?;
             if matches!(self.progress.state(turn.node), State::Running { .. }) {
                 self.nodes[turn.node.index()].running = Running::Begun { stop: false };
+                self.begun += 1;
                 return Some(turn);
             }
         }
@@ -148,12 +157,13 @@ impl Board {
 impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
-        let Start { id, generation, plan, retries, given, started_at_ms, limit, instances, most_helpers, observer } = start;
-        let target = generation.graph().port(plan.target()).clone();
+        let Start { id, home, prepared, given, started_at_ms, limit } = start;
+        let Prepared { plan, retries } = &*prepared;
         let board = Board {
-            progress: Progress::new(&plan, retries),
+            progress: Progress::new(plan, Arc::clone(retries)),
             ready: VecDeque::new(),
             nodes: std::iter::repeat_with(Node::default).take(plan.len()).collect(),
+            begun: 0,
             first_rests: false,
             helpers: 0,
             helpers_resting: 0,
@@ -163,21 +173,18 @@ impl Run {
         };
         let run = Self {
             id,
-            generation,
-            plan,
-            target,
+            home,
+            prepared,
             given,
             started_at_ms,
             started: clock::now(),
             limit,
-            instances,
-            most_helpers,
-            observer,
             changed: Notify::new(),
             plenty: Notify::new(),
+            ready: AtomicUsize::new(0),
             board: Mutex::new(board),
         };
-        run.tell(&Event::ExecutionStarted { target: &run.target, steps: run.plan.len() });
+        run.tell(&Event::ExecutionStarted { target: run.target(), steps: run.plan().len() });
         let mut board = run.lock();
         let Board { progress, actions, .. } = &mut *board;
         progress.start(actions);
@@ -186,9 +193,18 @@ impl Run {
         Arc::new(run)
     }
 
+    /// Returns what is carried out.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.prepared.plan
+    }
+
+    fn target(&self) -> &Port {
+        self.home.generation.graph().port(self.plan().target())
+    }
+
     /// Returns the code of a node's step.
     pub(crate) fn code(&self, node: NodeId) -> &StepCode {
-        self.generation.code(self.plan.step(node))
+        self.home.generation.code(self.plan().step(node))
     }
 
     /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
@@ -200,13 +216,19 @@ impl Run {
             self.completed(&mut board, turn, Some(called));
         }
         let turn = board.take();
+        self.ready.store(board.ready.len(), Ordering::Relaxed);
         let inputs = turn.map(|turn| self.inputs(&board, turn.node));
         match (lane, turn) {
             (Rank::First, turn) => board.first_rests = turn.is_none(),
             (Rank::Helper, Some(_)) => {}
             (Rank::Helper, None) => board.helpers_resting += 1,
         }
-        Next { turn: turn.zip(inputs), spawn: self.call_for_help(&mut board, lane), over: board.conclusion.is_some() }
+        Next {
+            turn: turn.zip(inputs),
+            spawn: self.call_for_help(&mut board, lane),
+            soon: board.begun > 0,
+            over: board.conclusion.is_some(),
+        }
     }
 
     /// Notes that a further lane is about to go on, or to end.
@@ -227,17 +249,22 @@ impl Run {
         } else if board.helpers_resting > 0 {
             board.helpers_resting -= 1;
             self.plenty.notify_one();
-        } else if lane == Rank::First && board.helpers < self.most_helpers {
+        } else if lane == Rank::First && board.helpers < self.home.most_helpers {
             board.helpers += 1;
             return true;
         }
         false
     }
 
+    /// Returns whether something was ready a moment ago. Takes no lock.
+    pub(crate) fn may_be_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) > 0
+    }
+
     /// Returns the values for a node's inputs, each in the arity that its step takes.
     fn inputs(&self, board: &Board, node: NodeId) -> Inputs {
-        let step = self.generation.graph().step(self.plan.step(node));
-        let sources = self.plan.inputs(node).iter().zip(&step.inputs);
+        let step = self.home.generation.graph().step(self.plan().step(node));
+        let sources = self.plan().inputs(node).iter().zip(&step.inputs);
         sources.map(|(source, (_, arity))| (self.value(board, *source), *arity)).collect()
     }
 
@@ -249,6 +276,8 @@ impl Run {
         if !matches!(running, Running::Begun { stop: false }) {
             return None;
         }
+        board.begun -= 1;
+        let running = &mut board.nodes[turn.node.index()].running;
         let (handle, registration) = AbortHandle::new_pair();
         *running = Running::Waiting(handle);
         Some(registration)
@@ -287,7 +316,6 @@ impl Run {
         now
     }
 
-
     /// Notes how an attempt that had been set aside ended: with an answer or a failure, or, with
     /// `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
@@ -298,9 +326,11 @@ impl Run {
 
     fn completed(&self, board: &mut Board, turn: Turn, called: Option<Called>) {
         let running = std::mem::take(&mut board.nodes[turn.node.index()].running);
-        if matches!(running, Running::No) {
+        match running {
             // The run was abandoned while another thread was at this attempt.
-            return;
+            Running::No => return,
+            Running::Begun { .. } => board.begun -= 1,
+            Running::Waiting(_) => {}
         }
         let completion = self.record(board, turn, called);
         let Board { progress, actions, .. } = &mut *board;
@@ -363,7 +393,7 @@ impl Run {
         self.stop(StopReason::Cancelled);
         let under_way: Vec<NodeId> = {
             let board = self.lock();
-            let nodes = self.plan.nodes().map(|(node, _)| node);
+            let nodes = self.plan().nodes().map(|(node, _)| node);
             nodes.filter(|node| !matches!(board.nodes[node.index()].running, Running::No)).collect()
         };
         for node in under_way {
@@ -399,11 +429,12 @@ impl Run {
             }
         }
         board.actions.clear();
+        self.ready.store(board.ready.len(), Ordering::Relaxed);
     }
 
     fn finish(&self, board: &mut Board, conclusion: Conclusion) {
         board.elapsed = clock::now().duration_since(self.started);
-        for (node, _) in self.plan.nodes() {
+        for (node, _) in self.plan().nodes() {
             if board.progress.state(node) == State::NeverStarted {
                 let outcome = StepOutcome::NeverStarted;
                 self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
@@ -426,7 +457,7 @@ impl Run {
         let conclusion = board.conclusion.expect("asked once the run is over");
         let result = match self.error(&board, conclusion) {
             Some(error) => Err(error),
-            None => Ok(self.value(&board, self.plan.target_source())),
+            None => Ok(self.value(&board, self.plan().target_source())),
         };
         let outcome = match conclusion {
             Conclusion::Done => ExecutionOutcome::Done,
@@ -436,10 +467,10 @@ impl Run {
             Conclusion::Stopped(StopReason::Deadline) => ExecutionOutcome::DeadlineExceeded,
             Conclusion::Stopped(StopReason::Shutdown) => ExecutionOutcome::Shutdown,
         };
-        let steps = self.plan.nodes().map(|(node, _)| self.step_report(&mut board, node)).collect();
+        let steps = self.plan().nodes().map(|(node, _)| self.step_report(&mut board, node)).collect();
         let report = Report {
             execution_id: self.id.clone(),
-            target: self.target.clone(),
+            target: self.target().clone(),
             outcome,
             error: result.as_ref().err().map(with_causes),
             started_at_ms: self.started_at_ms,
@@ -485,7 +516,7 @@ impl Run {
     }
 
     fn tell(&self, event: &Event<'_>) {
-        if let Some(observer) = &self.observer {
+        if let Some(observer) = &self.home.observer {
             observer.on_event(&self.id, event);
         }
     }

@@ -105,8 +105,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
 
     let deadline = clock::deadline(began, limits.timeout);
     let (answer, store, ended) = loop {
-        let sandbox =
-            Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
+        let sandbox = Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
         let mut store = new_store(pre.engine(), sandbox, limits);
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
         let called = within(deadline, async {
@@ -298,8 +297,5 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
         .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
         .map(|function| format!(" in `{function}`"));
     let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();
-    StepFailure::Trap {
-        reason: reason + &place.unwrap_or_default(),
-        stderr,
-    }
+    StepFailure::Trap { reason: reason + &place.unwrap_or_default(), stderr }
 }

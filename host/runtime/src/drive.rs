@@ -9,7 +9,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use docket_graph::StopReason;
 use futures_util::StreamExt as _;
@@ -27,6 +27,10 @@ use crate::engine::TICK;
 /// The most attempts that one lane has under way: enough for a thousand guests that wait, and a
 /// bound on what a wide graph holds in memory.
 const LANE_WIDTH: usize = 1024;
+
+/// How long a lane stays awake for what another lane is about to make ready: about what it costs
+/// to put a thread to sleep and to wake it again, and a few times as long as a quick step takes.
+const WATCH: Duration = Duration::from_micros(50);
 
 /// What stops an execution from outside.
 pub(crate) struct Stops<'a> {
@@ -166,6 +170,9 @@ impl<'a> Lane<'a> {
                 spawn();
             }
             let Some((turn, inputs)) = next.turn else {
+                if next.soon && self.is_idle() && self.watch() {
+                    continue;
+                }
                 return if next.over { Pace::Over } else { Pace::Rest };
             };
             let mut attempt = Box::pin(attempt(self.run, turn, inputs));
@@ -184,6 +191,18 @@ impl<'a> Lane<'a> {
             }
         }
         Pace::Rest
+    }
+
+    /// Waits a moment, awake, for another lane to make something ready; returns whether it did.
+    fn watch(&self) -> bool {
+        let began = clock::now();
+        while !self.run.may_be_ready() {
+            if clock::now().duration_since(began) > WATCH {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
     }
 
     /// Keeps an attempt that waits, or drops it where it is to stop.

@@ -54,9 +54,8 @@ impl std::fmt::Display for LoadErrors {
 impl std::error::Error for LoadErrors {}
 
 /// A plan, and how its nodes are retried.
-#[derive(Clone)]
 pub(crate) struct Prepared {
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) plan: Plan,
     pub(crate) retries: Arc<[Retry]>,
 }
 
@@ -71,7 +70,7 @@ pub struct Generation {
     steps: Vec<StepCode>,
     /// Plans by target and given ports, the target last: services ask for the same few again and
     /// again.
-    plans: Mutex<HashMap<Vec<Port>, Prepared>>,
+    plans: Mutex<HashMap<Vec<Port>, Arc<Prepared>>>,
     /// Kept alive for as long as a step may run.
     _engines: Vec<Arc<Engine>>,
 }
@@ -162,7 +161,7 @@ impl Generation {
     }
 
     /// Returns the plan for a target and the given ports, made now or before.
-    pub(crate) fn plan(&self, target: Port, given: &mut Vec<Port>) -> Result<Prepared, PlanErrors> {
+    pub(crate) fn plan(&self, target: Port, given: &mut Vec<Port>) -> Result<Arc<Prepared>, PlanErrors> {
         given.push(target);
         let known = self.plans().get(given.as_slice()).cloned();
         let key = known.is_none().then(|| given.clone());
@@ -170,16 +169,16 @@ impl Generation {
         let Some(key) = key else { return Ok(known.expect("there is a key where no plan is known")) };
         let plan = Plan::of(&self.graph, &target, given)?;
         let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
-        let prepared = Prepared { plan: Arc::new(plan), retries };
+        let prepared = Arc::new(Prepared { plan, retries });
         let mut plans = self.plans();
         if plans.len() >= KNOWN_PLANS {
             plans.clear();
         }
-        plans.insert(key, prepared.clone());
+        plans.insert(key, Arc::clone(&prepared));
         Ok(prepared)
     }
 
-    fn plans(&self) -> MutexGuard<'_, HashMap<Vec<Port>, Prepared>> {
+    fn plans(&self) -> MutexGuard<'_, HashMap<Vec<Port>, Arc<Prepared>>> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -243,7 +242,12 @@ impl Loading<'_> {
     fn ungranted(&self, module: &Module) -> Option<LoadFault> {
         let import = module.imports.iter().find(|import| classify(import) == Import::Config)?;
         let configured = |step: &RawStep| {
-            self.options.steps.get(&step.name).is_some_and(|options| options.config.is_some())
+            let own = self.options.steps.get(&step.name);
+            own.unwrap_or(&self.options.defaults)
+                .config
+                .as_ref()
+                .or(self.options.defaults.config.as_ref())
+                .is_some()
         };
         let granted = module.declared.steps.iter().any(configured);
         (!granted).then(|| LoadFault::NeedsGrant {
@@ -292,7 +296,13 @@ impl Loading<'_> {
             imports: module.imports,
         };
         let engines = [Some(Arc::clone(self.plain)), metered].into_iter().flatten().collect();
-        Ok(Generation { graph, modules: modules.into_iter().map(facts).collect(), steps, plans: Mutex::default(), _engines: engines })
+        Ok(Generation {
+            graph,
+            modules: modules.into_iter().map(facts).collect(),
+            steps,
+            plans: Mutex::default(),
+            _engines: engines,
+        })
     }
 
     /// The engine that counts instructions exists only where some step has a budget.

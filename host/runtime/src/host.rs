@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::{ArtifactError, ArtifactStore};
-use crate::board::{Run, Start};
+use crate::board::{Home, Run, Start};
 use crate::call;
 use crate::clock;
 use crate::drive::{Stops, drive};
 use crate::engine::{MOST_INSTANCES, Metering};
 use crate::execution_id::ExecutionId;
 use crate::failure::ExecutionError;
-use crate::generation::{Engine, Generation, LoadErrors, Loading, Prepared};
+use crate::generation::{Engine, Generation, LoadErrors, Loading};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::HostOptions;
@@ -111,11 +111,9 @@ impl HostBuilder {
             Loading { options: &options, artifacts: &artifacts, plain: &plain, compiling: &*compiling };
         let generation = Arc::new(loading.generation(&modules).await?);
         let instances = Arc::new(Semaphore::new(options.max_instances));
+        let most_helpers = options.lanes.saturating_sub(1);
         let host = Inner {
-            options,
-            observer,
-            generation,
-            instances,
+            home: Arc::new(Home { generation, instances, most_helpers, observer }),
             executions: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         };
@@ -142,10 +140,7 @@ impl HostBuilder {
 pub struct Host(Arc<Inner>);
 
 struct Inner {
-    options: HostOptions,
-    observer: Option<Arc<dyn Observer>>,
-    generation: Arc<Generation>,
-    instances: Arc<Semaphore>,
+    home: Arc<Home>,
     executions: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -215,12 +210,12 @@ impl Host {
 
     /// Returns the modules and their graph.
     pub fn generation(&self) -> &Arc<Generation> {
-        &self.0.generation
+        &self.0.home.generation
     }
 
     /// Returns the graph.
     pub fn graph(&self) -> &Graph {
-        self.0.generation.graph()
+        self.0.home.generation.graph()
     }
 
     /// Returns what the request needs, without running anything.
@@ -261,20 +256,16 @@ impl Host {
             ports.push(port?);
             given.push(value);
         }
-        let Prepared { plan, retries } = self.0.generation.plan(target?, &mut ports)?;
+        let prepared = self.0.home.generation.plan(target?, &mut ports)?;
         check(self.graph(), &ports, &given)?;
         let now = clock::unix_millis(clock::wall());
         let start = Start {
             id: execution_id.unwrap_or_else(|| ExecutionId::at(now)),
-            generation: Arc::clone(&self.0.generation),
-            plan,
-            retries,
+            home: Arc::clone(&self.0.home),
+            prepared,
             given,
             started_at_ms: started_at.map_or(now, clock::unix_millis),
             limit: timeout,
-            instances: Arc::clone(&self.0.instances),
-            most_helpers: self.0.options.lanes.saturating_sub(1),
-            observer: self.0.observer.clone(),
         };
         Ok(Execution { start, host: self.clone(), cancelled: None })
     }
@@ -383,6 +374,6 @@ fn check(graph: &Graph, ports: &[Port], given: &[Arc<Value>]) -> Result<(), Requ
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host").field("modules", &self.0.generation.modules()).finish_non_exhaustive()
+        f.debug_struct("Host").field("modules", &self.0.home.generation.modules()).finish_non_exhaustive()
     }
 }

@@ -206,7 +206,7 @@ impl HostOptions {
             limits,
             retry,
             max_concurrency: own.max_concurrency.or(declared.max_concurrency).or(defaults.max_concurrency),
-            config: own.config.clone(),
+            config: own.config.clone().or_else(|| defaults.config.clone()),
         }
     }
 }

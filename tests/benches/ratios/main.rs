@@ -7,12 +7,14 @@ mod raw;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use docket_graph::Port;
-use docket_runtime::{Artifacts, EpochTicker, ExecutionError, Host, HostOptions, Request, StepOptions, TICK, Value};
+use docket_runtime::{
+    Artifacts, EpochTicker, ExecutionError, Host, HostOptions, Request, StepOptions, TICK, Value,
+};
 use docket_tests::{fixture, target_dir};
 use raw::{Raw, best_settings, our_settings};
 use tokio::runtime::Runtime;
@@ -181,7 +183,11 @@ fn endless() {
     let host = load(&runtime, "bench_echo", options());
     let message = message();
     for _ in 0..200_000 {
-        runtime.block_on(host.execute(echo_request(&message))).expect("a good request").result.expect("a result");
+        runtime
+            .block_on(host.execute(echo_request(&message)))
+            .expect("a good request")
+            .result
+            .expect("a result");
     }
 }
 
@@ -237,7 +243,8 @@ fn many_in_flight() -> Vec<Row> {
 
 fn large_graph() -> Vec<Row> {
     let runtime = runtime(2);
-    let host = load(&runtime, "bench_layers", options());
+    let lanes = std::env::args().find_map(|a| a.strip_prefix("--lanes=")?.parse().ok()).unwrap_or(2);
+    let host = load(&runtime, "bench_layers", HostOptions { lanes, ..options() });
     let target = port("example.v1.UserProfile");
     let given = [port("example.v1.UserProfile#in")];
     let plan = host.plan(&target, &given).expect("a plan");
@@ -259,7 +266,8 @@ fn large_graph() -> Vec<Row> {
             .map(|_| {
                 let (raw, left, message) = (Arc::clone(&raw), Arc::clone(&left), Arc::clone(&message));
                 runtime.spawn(async move {
-                    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+                    let take =
+                        || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
                     while take().is_ok() {
                         raw.call("Step2-0", &[&message, &message, &message]).await;
                     }
@@ -335,7 +343,11 @@ fn timed(command: &mut Command) -> f64 {
 
 fn find(dir: &Path, extension: &str) -> Option<PathBuf> {
     std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).find_map(|path| {
-        if path.is_dir() { find(&path, extension) } else { path.extension().is_some_and(|e| e == extension).then_some(path) }
+        if path.is_dir() {
+            find(&path, extension)
+        } else {
+            path.extension().is_some_and(|e| e == extension).then_some(path)
+        }
     })
 }
 
