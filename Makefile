@@ -44,7 +44,7 @@ run: guests
 	@$(or $(CARGO_TARGET_DIR),target)/release/docket-host run --module-dir guests/
 
 test: modules lint
-	$(CARGO) test $(HOST) --workspace
+	$(CARGO) test $(HOST) --workspace --exclude docket-fixtures
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,6 +1,8 @@
 //! What Docket's tests share: the fixture components, hosts over them, and an observer that
 //! remembers. Never asserts anything itself.
 
+#![expect(clippy::missing_panics_doc, reason = "in a test a panic is the way to say what is missing")]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

@@ -1,5 +1,7 @@
 //! What a host promises about executions, seen through its library.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait, and run things beside each other")]
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;

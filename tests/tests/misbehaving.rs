@@ -1,6 +1,8 @@
 //! Every way in which a guest can misbehave has a name, leaves the host as it was, and does not
 //! hold up anyone else.
 
+#![expect(clippy::disallowed_methods, reason = "tests wait, and run things beside each other")]
+
 use std::time::Duration;
 
 use docket_graph::FailureClass;

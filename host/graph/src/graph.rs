@@ -72,7 +72,7 @@ struct Node {
     producer: Option<StepId>,
     message: MessageDescriptor,
     /// Built when first asked for: most ports of a large graph are never checked on their own.
-    schema: OnceLock<Schema>,
+    schema: SharedSchema,
 }
 
 impl Graph {
@@ -381,15 +381,15 @@ impl Draft {
     /// Builds the graph of a draft without a fault.
     fn finish(self, messages: Vec<Option<MessageDescriptor>>) -> Graph {
         let Self { modules, pools: _, steps, ports, producers, consumers } = self;
+        let mut schemas = Schemas::default();
         let ports: Vec<Node> = ports
             .into_iter()
             .zip(messages)
             .enumerate()
-            .map(|(i, (port, message))| Node {
-                port,
-                producer: producers.of_source(i).first().copied(),
-                message: message.expect("a message that is missing is a fault, and there is none"),
-                schema: OnceLock::new(),
+            .map(|(i, (port, message))| {
+                let message = message.expect("a message that is missing is a fault, and there is none");
+                let producer = producers.of_source(i).first().copied();
+                Node { port, producer, schema: schemas.of(&message), message }
             })
             .collect();
         let select = |wanted: fn(&Node, &[StepId]) -> bool| {
@@ -401,6 +401,30 @@ impl Draft {
         let leaves = select(|node, _| node.producer.is_none());
         let outputs = select(|node, consumers| node.producer.is_some() && consumers.is_empty());
         Graph { modules, steps, ports, consumers, leaves, outputs }
+    }
+}
+
+/// Built when first asked for, once for all ports of a message: most are never checked on their own.
+type SharedSchema = Arc<OnceLock<Schema>>;
+
+/// The schemas of a graph by message. Modules may have different descriptors of one name.
+#[derive(Default)]
+struct Schemas(HashMap<String, Vec<(MessageDescriptor, SharedSchema)>>);
+
+impl Schemas {
+    fn of(&mut self, message: &MessageDescriptor) -> SharedSchema {
+        let alike = match self.0.get_mut(message.full_name()) {
+            Some(alike) => alike,
+            None => self.0.entry(message.full_name().to_owned()).or_default(),
+        };
+        match alike.iter().find(|(known, _)| known == message) {
+            Some((_, schema)) => Arc::clone(schema),
+            None => {
+                let schema = SharedSchema::default();
+                alike.push((message.clone(), Arc::clone(&schema)));
+                schema
+            }
+        }
     }
 }
 

@@ -82,7 +82,8 @@ fn lines(run: &Arc<Run>, turn: Turn) -> LineSink {
 /// Returns the key of this work: the same for every attempt at the same step with the same inputs
 /// in the same execution, and for no other.
 fn idempotency_key(run: &Run, code: &StepCode, inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
-    let mut hash: Sha256 = code.identity.clone();
+    let mut hash = Sha256::new();
+    frame(&mut hash, &code.identity);
     frame(&mut hash, run.id.as_str().as_bytes());
     for (value, _) in inputs {
         frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());

@@ -2,7 +2,7 @@
 //! of every way it can end. The only file that calls guests. Never retries, never keeps a result.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -108,11 +108,13 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         let sandbox = Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
         let mut store = new_store(pre.engine(), sandbox, limits);
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
-        let called = within(deadline, async {
-            let instance = pre.instantiate_async(&mut store).await?;
-            instance.docket_step_step().call_run(&mut store, told, &given).await
-        });
-        let (answer, ended) = called.await;
+        let (answer, ended) = {
+            let called = pin!(async {
+                let instance = pre.instantiate_async(&mut store).await?;
+                instance.docket_step_step().call_run(&mut store, told, &given).await
+            });
+            within(deadline, called).await
+        };
         match answer {
             Some(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
                 drop(store);
@@ -152,11 +154,14 @@ pub(crate) async fn describe(
     let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None);
     let mut store = new_store(pre.engine(), sandbox, &limits);
     let deadline = clock::deadline(clock::now(), limits.timeout);
-    let answer = within(deadline, async {
-        let instance = pre.instantiate_async(&mut store).await?;
-        instance.docket_step_step().call_describe(&mut store).await
-    });
-    match answer.await.0 {
+    let (answer, _) = {
+        let called = pin!(async {
+            let instance = pre.instantiate_async(&mut store).await?;
+            instance.docket_step_step().call_describe(&mut store).await
+        });
+        within(deadline, called).await
+    };
+    match answer {
         None => Err(StepFailure::Timeout { limit: limits.timeout }),
         Some(Ok(module)) => Ok(raw_module(module)),
         Some(Err(error)) => Err(explain(&error, store.data(), &limits)),
@@ -180,8 +185,10 @@ fn new_store(engine: &wasmtime::Engine, sandbox: Sandbox, limits: &Limits) -> St
 
 /// Returns what the work gives, or `None` once the deadline has passed: also for work that never
 /// waits, and for an answer that comes too late. Beside it, when that was.
-async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> (Option<T>, Instant) {
-    let mut work = pin!(work);
+async fn within<T>(
+    deadline: Option<Instant>,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> (Option<T>, Instant) {
     let mut alarm = pin!(clock::sleep_until(deadline));
     let late = |now| deadline.is_some_and(|deadline| now >= deadline);
     let mut polled = false;

@@ -68,6 +68,7 @@ pub struct Generation {
     graph: Graph,
     modules: Vec<ModuleFacts>,
     steps: Vec<StepCode>,
+    retries: Vec<Retry>,
     /// Plans by target and given ports, the target last: services ask for the same few again and
     /// again.
     plans: Mutex<HashMap<Vec<Port>, Arc<Prepared>>>,
@@ -125,18 +126,18 @@ impl ModuleFacts {
     }
 }
 
-/// All that an attempt at one step needs.
+/// All that an attempt at one step needs. Small, because a large graph visits every one of them:
+/// what many steps have alike is shared.
 pub(crate) struct StepCode {
     pub(crate) name: StepName,
     pub(crate) module: Arc<str>,
-    pub(crate) pre: StepModulePre<Sandbox>,
-    pub(crate) limits: Limits,
-    pub(crate) retry: Retry,
+    pub(crate) pre: Arc<StepModulePre<Sandbox>>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) config: Option<StepConfig>,
     /// Holds the step's own bound on concurrent attempts, where it has one.
     pub(crate) gate: Option<Arc<Semaphore>>,
-    /// A hash begun with what identifies the step and its code, for idempotency keys.
-    pub(crate) identity: Sha256,
+    /// A hash of what identifies the step and its code, for idempotency keys.
+    pub(crate) identity: [u8; 32],
 }
 
 impl Generation {
@@ -157,7 +158,7 @@ impl Generation {
 
     /// Returns how failed attempts at a step are retried.
     pub fn retry(&self, step: StepId) -> &Retry {
-        &self.code(step).retry
+        &self.retries[step.index()]
     }
 
     /// Returns the plan for a target and the given ports, made now or before.
@@ -259,8 +260,10 @@ impl Loading<'_> {
 
     fn assemble(&self, graph: Graph, modules: Vec<Module>) -> Result<Generation, LoadFault> {
         let metered = self.metered_engine(&graph)?;
-        let mut metered_pres: Vec<Option<StepModulePre<Sandbox>>> = vec![None; modules.len()];
-        let mut steps = Vec::new();
+        let plain_pres: Vec<_> = modules.iter().map(|module| Arc::new(module.pre.clone())).collect();
+        let mut metered_pres: Vec<Option<Arc<StepModulePre<Sandbox>>>> = vec![None; modules.len()];
+        let mut steps: Vec<StepCode> = Vec::new();
+        let mut retries = Vec::new();
         for (_, step) in graph.steps() {
             let index = step.module;
             let module = &modules[index];
@@ -268,20 +271,24 @@ impl Loading<'_> {
                 self.options.effective(step.name.as_ref(), &step.policy);
             let pre = match (&metered, limits.fuel) {
                 (Some(engine), Some(_)) => match &metered_pres[index] {
-                    Some(pre) => pre.clone(),
+                    Some(pre) => Arc::clone(pre),
                     None => {
                         let pre = self.loader(engine).reload(module)?;
-                        metered_pres[index].insert(pre).clone()
+                        Arc::clone(metered_pres[index].insert(Arc::new(pre)))
                     }
                 },
-                _ => module.pre.clone(),
+                _ => Arc::clone(&plain_pres[index]),
             };
+            let limits = match steps.last() {
+                Some(last) if *last.limits == limits => Arc::clone(&last.limits),
+                _ => Arc::new(limits),
+            };
+            retries.push(retry);
             steps.push(StepCode {
                 name: step.name.clone(),
                 module: Arc::clone(&module.name),
                 pre,
                 limits,
-                retry,
                 config: config.map(Arc::new),
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
@@ -300,6 +307,7 @@ impl Loading<'_> {
             graph,
             modules: modules.into_iter().map(facts).collect(),
             steps,
+            retries,
             plans: Mutex::default(),
             _engines: engines,
         })
@@ -319,8 +327,8 @@ impl Loading<'_> {
     }
 }
 
-/// Begins the hash of a step's idempotency keys: name and code. The rest is added per attempt.
-fn identity(step: &docket_graph::Step, digest: &Digest) -> Sha256 {
+/// Returns what stands for a step and its code in idempotency keys.
+fn identity(step: &docket_graph::Step, digest: &Digest) -> [u8; 32] {
     let mut hash = Sha256::new();
     frame(&mut hash, b"docket idempotency key 1");
     frame(&mut hash, step.name.as_ref().as_bytes());
@@ -328,7 +336,7 @@ fn identity(step: &docket_graph::Step, digest: &Digest) -> Sha256 {
         Some(version) => frame(&mut hash, version.as_bytes()),
         None => frame(&mut hash, digest.as_bytes()),
     }
-    hash
+    hash.finalize().into()
 }
 
 /// Adds a part behind its length, so that no two lists of parts hash alike.

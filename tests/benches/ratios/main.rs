@@ -30,6 +30,9 @@ struct Row {
     goal: &'static str,
 }
 
+/// A part of the table: its name, and what makes its rows.
+type Measurement = (&'static str, fn() -> Vec<Row>);
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, mode, artifact] = &arguments[..]
@@ -40,9 +43,12 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--loop") {
         return endless();
     }
+    if arguments.iter().any(|argument| argument == "--loop-graph") {
+        return endless_graph();
+    }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let rows: [(&str, fn() -> Vec<Row>); 5] = [
+    let measurements: [Measurement; 5] = [
         ("step", one_step),
         ("flight", many_in_flight),
         ("graph", large_graph),
@@ -50,7 +56,7 @@ fn main() {
         ("timeout", timeout_overshoot),
     ];
     println!("{:<66} {:>12} {:>12} {:>7}  goal", "what", "docket", "floor", "ratio");
-    for (name, measure) in rows {
+    for (name, measure) in measurements {
         if only.is_none_or(|only| name.contains(only.as_str())) {
             for row in measure() {
                 let Row { what, measured, floor, ratio, goal } = row;
@@ -189,6 +195,20 @@ fn endless() {
             .result
             .expect("a result");
     }
+}
+
+/// One large graph after the other, for a profiler.
+fn endless_graph() {
+    let runtime = runtime(2);
+    let lanes = std::env::args().find_map(|a| a.strip_prefix("--lanes=")?.parse().ok()).unwrap_or(2);
+    let host = load(&runtime, "bench_layers", HostOptions { lanes, ..options() });
+    let (target, given) = (port("example.v1.UserProfile"), port("example.v1.UserProfile#in"));
+    let began = Instant::now();
+    for _ in 0..50 {
+        let request = Request::new(target.clone()).value(given.clone(), Value::one(message()));
+        runtime.block_on(host.execute(request)).expect("a good request").result.expect("a result");
+    }
+    println!("{} a graph", millis(began.elapsed().as_secs_f64() / 50.0));
 }
 
 /// Calls by 64 tasks on two workers, as a rate.
