@@ -70,11 +70,11 @@ struct Board {
     /// How many attempts are being polled for the first time: each may end, and make others ready,
     /// at any moment.
     begun: usize,
-    /// Whether the first lane has found nothing to begin and not looked again since.
+    /// Whether the first lane waits, and has not been called.
     first_rests: bool,
     /// How many further lanes there are.
     helpers: usize,
-    /// How many of them have found nothing to begin; a guess on the high side is harmless.
+    /// How many of them wait.
     helpers_resting: usize,
     /// What the machine has decided and is still to be done; empty between changes.
     actions: Vec<Action>,
@@ -218,11 +218,6 @@ impl Run {
         let turn = board.take();
         self.ready.store(board.ready.len(), Ordering::Relaxed);
         let inputs = turn.map(|turn| self.inputs(&board, turn.node));
-        match (lane, turn) {
-            (Rank::First, turn) => board.first_rests = turn.is_none(),
-            (Rank::Helper, Some(_)) => {}
-            (Rank::Helper, None) => board.helpers_resting += 1,
-        }
         Next {
             turn: turn.zip(inputs),
             spawn: self.call_for_help(&mut board, lane),
@@ -231,11 +226,30 @@ impl Run {
         }
     }
 
-    /// Notes that a further lane is about to go on, or to end.
-    pub(crate) fn helper_goes_on(&self, ends: bool) {
+    /// Notes that a lane is about to wait until it is called or one of its attempts ends. Returns
+    /// false, and notes nothing, where something has become ready since it looked.
+    pub(crate) fn rests(&self, lane: Rank) -> bool {
         let mut board = self.lock();
-        board.helpers_resting = board.helpers_resting.saturating_sub(1);
+        let rests = board.ready.is_empty();
+        match lane {
+            Rank::First => board.first_rests = rests,
+            Rank::Helper => board.helpers_resting += usize::from(rests),
+        }
+        rests
+    }
+
+    /// Notes that a further lane, having rested, goes on.
+    pub(crate) fn helper_goes_on(&self) {
+        self.lock().helpers_resting -= 1;
+    }
+
+    /// Notes that a further lane ends. Returns false, and notes nothing, where something has become
+    /// ready since it looked.
+    pub(crate) fn helper_ends(&self) -> bool {
+        let mut board = self.lock();
+        let ends = board.ready.is_empty();
         board.helpers -= usize::from(ends);
+        ends
     }
 
     /// Where more is ready than the lanes at work can begin at once, wakes one that rests, or tells
@@ -247,7 +261,6 @@ impl Run {
         if std::mem::take(&mut board.first_rests) {
             self.changed.notify_one();
         } else if board.helpers_resting > 0 {
-            board.helpers_resting -= 1;
             self.plenty.notify_one();
         } else if lane == Rank::First && board.helpers < self.home.most_helpers {
             board.helpers += 1;

@@ -57,7 +57,9 @@ pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
     loop {
         match lane.take_ready(|| spawn_helper(&mut helpers, run)) {
             Pace::Over => break,
-            Pace::Rest => {}
+            Pace::Rest if run.rests(Rank::First) => {}
+            Pace::Rest => continue,
+            Pace::Full => {}
             Pace::Yield => give_way(run).await,
         }
         tokio::select! {
@@ -108,15 +110,21 @@ async fn help(run: Arc<Run>) {
     loop {
         match lane.take_ready(|| unreachable!("the first lane spawns")) {
             Pace::Yield => give_way(&run).await,
-            Pace::Rest | Pace::Over if lane.is_idle() => return run.helper_goes_on(true),
-            Pace::Rest | Pace::Over => {
+            Pace::Full => lane.complete_next().await,
+            Pace::Rest | Pace::Over if lane.is_idle() => {
+                if run.helper_ends() {
+                    break;
+                }
+            }
+            Pace::Rest | Pace::Over if run.rests(Rank::Helper) => {
                 tokio::select! {
                     biased;
                     () = lane.complete_next() => {}
                     () = run.plenty.notified() => {}
                 }
-                run.helper_goes_on(false);
+                run.helper_goes_on();
             }
+            Pace::Rest | Pace::Over => {}
         }
         lane.slice = clock::now();
     }
@@ -124,8 +132,10 @@ async fn help(run: Arc<Run>) {
 
 /// Why a lane begins nothing more for now.
 enum Pace {
-    /// Nothing is ready, or the lane is full.
+    /// Nothing is ready.
     Rest,
+    /// It has as much under way as it may.
+    Full,
     /// It has held its thread for about a time slice.
     Yield,
     /// Nothing is left to do for any lane.
@@ -190,7 +200,7 @@ impl<'a> Lane<'a> {
                 return Pace::Yield;
             }
         }
-        Pace::Rest
+        Pace::Full
     }
 
     /// Waits a moment, awake, for another lane to make something ready; returns whether it did.
