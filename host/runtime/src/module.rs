@@ -167,7 +167,9 @@ impl ModuleSource {
     /// # Errors
     /// Where the file cannot be read.
     pub fn in_file(path: &Path, dir: &Path) -> Result<Self, LoadFault> {
-        let name: Arc<str> = path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into();
+        let below = path.strip_prefix(dir).ok().filter(|below| !below.as_os_str().is_empty());
+        let name = below.or(path.file_name().map(Path::new)).unwrap_or(path);
+        let name: Arc<str> = name.to_string_lossy().into();
         match std::fs::read(path) {
             Ok(bytes) => Ok(Self { name, bytes: bytes.into() }),
             Err(source) => Err(LoadFault::Read { module: name, source }),
