@@ -69,7 +69,6 @@ pub(crate) struct Called {
 
 /// What one attempt used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Usage {
     /// The largest size of the guest's linear memories together, in bytes.
     pub peak_memory: u64,

@@ -11,7 +11,6 @@ use crate::execution_id::ExecutionId;
 
 /// An execution, after the fact.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Report {
     /// The execution.
     pub execution_id: ExecutionId,
@@ -25,7 +24,7 @@ pub struct Report {
     /// When it started, in milliseconds since the Unix epoch.
     pub started_at_ms: u64,
     /// From acceptance to the end.
-    #[serde(rename = "elapsed-ms", serialize_with = "millis")]
+    #[serde(rename = "elapsed_ms", serialize_with = "millis")]
     pub elapsed: Duration,
     /// Every step of the plan, in the plan's order.
     pub steps: Vec<StepReport>,
@@ -33,7 +32,6 @@ pub struct Report {
 
 /// One step of an execution.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct StepReport {
     /// The step.
     pub step: StepName,
@@ -48,15 +46,14 @@ pub struct StepReport {
 
 /// One attempt.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct AttemptReport {
     /// 1 for the first.
     pub attempt: u32,
     /// When it started, since the execution did.
-    #[serde(rename = "started-after-ms", serialize_with = "millis")]
+    #[serde(rename = "started_after_ms", serialize_with = "millis")]
     pub started_after: Duration,
     /// How long it took.
-    #[serde(rename = "elapsed-ms", serialize_with = "millis")]
+    #[serde(rename = "elapsed_ms", serialize_with = "millis")]
     pub elapsed: Duration,
     /// How it ended.
     pub outcome: AttemptOutcome,
@@ -181,12 +178,12 @@ mod tests {
     }
 
     const GOLDEN: &str = r#"{
-  "execution-id": "order-42",
+  "execution_id": "order-42",
   "target": "example.v1.Text#clean",
   "outcome": "deadline-exceeded",
   "error": "the execution passed its deadline of 250 ms",
-  "started-at-ms": 1700000000123,
-  "elapsed-ms": 250.042,
+  "started_at_ms": 1700000000123,
+  "elapsed_ms": 250.042,
   "steps": [
     {
       "step": "Fetch",
@@ -195,20 +192,20 @@ mod tests {
       "attempts": [
         {
           "attempt": 1,
-          "started-after-ms": 1.234,
-          "elapsed-ms": 100.0,
+          "started_after_ms": 1.234,
+          "elapsed_ms": 100.0,
           "outcome": {
             "failed": "timeout"
           },
           "error": "timed out after 100 ms",
-          "peak-memory": 1114112
+          "peak_memory": 1114112
         },
         {
           "attempt": 2,
-          "started-after-ms": 1.234,
-          "elapsed-ms": 100.0,
+          "started_after_ms": 1.234,
+          "elapsed_ms": 100.0,
           "outcome": "done",
-          "peak-memory": 65536,
+          "peak_memory": 65536,
           "fuel": 4242
         }
       ]
@@ -220,8 +217,8 @@ mod tests {
       "attempts": [
         {
           "attempt": 1,
-          "started-after-ms": 1.234,
-          "elapsed-ms": 100.0,
+          "started_after_ms": 1.234,
+          "elapsed_ms": 100.0,
           "outcome": "cancelled"
         }
       ]

@@ -88,8 +88,10 @@ impl Asked {
 /// Returns the port of an input that names none.
 fn the_leaf(graph: &Graph, target: &Port) -> Result<Port, CliError> {
     let leaf = docket_graph::default_input(graph, target);
-    let hint = |error| CliError::new(Exit::Usage, format_args!("{error}; write `--input PORT=JSON`"));
-    leaf.cloned().map_err(hint)
+    leaf.cloned().map_err(|error| match graph.find_port(target) {
+        Some(_) => CliError::new(Exit::Usage, format_args!("{error}; write `--input PORT=JSON`")),
+        None => CliError::of(Exit::Usage, &error),
+    })
 }
 
 /// Says why there is no plan, and for what is missing how to give it.

@@ -98,9 +98,9 @@ fn a_step_timeout_of_docket_toml_is_enforced() {
 fn the_report_is_json_on_stderr_and_shows_that_independent_steps_ran_at_once() {
     let ended = demo(&["run", "--report", "--execution-id", "mine"]);
     let report: Value = serde_json::from_str(&ended.err).unwrap();
-    assert_eq!((&report["execution-id"], &report["outcome"]), (&"mine".into(), &"done".into()));
+    assert_eq!((&report["execution_id"], &report["outcome"]), (&"mine".into(), &"done".into()));
     assert_eq!(report["steps"].as_array().unwrap().len(), 4);
-    let elapsed = report["elapsed-ms"].as_f64().unwrap();
+    let elapsed = report["elapsed_ms"].as_f64().unwrap();
     assert!((100.0..290.0).contains(&elapsed), "{elapsed} ms for three times 100 ms at once");
 }
 
