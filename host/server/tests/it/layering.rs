@@ -1,29 +1,7 @@
-//! Holds the modules of the crate in reading order, and the streams in one file.
+//! Holds the streams of the process in one file. The order of modules is held for all crates at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-
-#[test]
-fn a_module_refers_only_to_modules_listed_above_it() {
-    let lib = fs::read_to_string(root().join("lib.rs")).unwrap();
-    let order: Vec<&str> =
-        lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
-    assert!(order.len() > 10, "{order:?}");
-    for (file, module, text) in sources() {
-        let Some(position) = order.iter().position(|name| *name == module) else {
-            assert!(["lib", "main"].contains(&&*module), "{} is no module of the crate", file.display());
-            continue;
-        };
-        for (i, _) in text.match_indices("crate::") {
-            let name: String =
-                text[i + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            let other = order.iter().position(|module| *module == name);
-            let other =
-                other.unwrap_or_else(|| panic!("{} refers to `{name}`, which is no module", file.display()));
-            assert!(other <= position, "{} refers to `{name}`, which is listed below it", file.display());
-        }
-    }
-}
 
 #[test]
 fn only_the_console_writes_to_the_streams_of_the_process() {
