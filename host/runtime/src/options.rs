@@ -397,5 +397,14 @@ mod tests {
         });
         assert_eq!(found.limits.fuel, Some(7));
         assert_eq!(found.config.unwrap()["key"], "value");
+
+        let config = |value: &str| Some(BTreeMap::from([("key".to_owned(), value.to_owned())]));
+        let found = effective(|_, _, options| options.defaults.config = config("default"));
+        assert_eq!(found.config, config("default"), "the defaults' configuration is every step's");
+        let found = effective(|own, _, options| {
+            own.config = config("own");
+            options.defaults.config = config("default");
+        });
+        assert_eq!(found.config, config("own"), "the step's own replaces it");
     }
 }
