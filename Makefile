@@ -12,11 +12,12 @@ EXAMPLES := $(filter-out embedding,$(notdir $(patsubst %/Cargo.toml,%,$(wildcard
 BUILT := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/guest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup guests modules run test lint bench
+.PHONY: help setup guests modules run test torture lint bench
 
 help:
 	@echo "make run      build Docket and the demonstration guests, and run them"
 	@echo "make test     build everything and run every test"
+	@echo "make torture  the tests that kill, hundreds of times instead of some"
 	@echo "make bench    measure, against floors measured in the same run"
 	@echo "make lint     formatting and clippy"
 	@echo "make modules  build every guest component, for tests by hand"
@@ -43,8 +44,15 @@ run: guests
 	@echo "docket-host run --module-dir guests/"
 	@$(or $(CARGO_TARGET_DIR),target)/release/docket-host run --module-dir guests/
 
+# Stores are tested on real servers: what this machine lacks of them is fetched, nothing is installed, and
+# they end with the tests.
 test: modules lint
-	$(CARGO) test $(HOST) --workspace --exclude docket-fixtures
+	$(CARGO) build $(HOST) -p docket-host
+	tests/servers.sh run $(CARGO) test $(HOST) --workspace --exclude docket-fixtures
+
+torture: modules
+	$(CARGO) build $(HOST) -p docket-host
+	DOCKET_TORTURE=1 tests/servers.sh run $(CARGO) test $(HOST) -p docket-tests --test durable -- killing
 
 lint:
 	$(CARGO) fmt --all --check

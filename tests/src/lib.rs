@@ -1,7 +1,16 @@
-//! What Docket's tests share: the fixture components, hosts over them, and an observer that
-//! remembers. Never asserts anything itself.
+//! What Docket's tests share: the fixture components, hosts over them, an observer that remembers, the
+//! program and real stores. Never asserts anything itself.
 
 #![expect(clippy::missing_panics_doc, reason = "in a test a panic is the way to say what is missing")]
+
+mod kept;
+mod meddled;
+
+pub use kept::{ManualClock, Setup, keeping, patched, replaced, told};
+pub use meddled::{Meddled, StoreCall, unavailable};
+
+pub mod program;
+pub mod stores;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -107,6 +116,27 @@ impl Recorder {
     /// Returns what happened so far.
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns how many attempts at a step were started.
+    pub fn starts(&self, step: &str) -> usize {
+        let of_step = |line: &&String| line.starts_with(&format!("{step} ")) && line.ends_with(" started");
+        self.lines().iter().filter(of_step).count()
+    }
+
+    /// Waits until so many attempts at a step were started.
+    ///
+    /// # Panics
+    /// Where that takes ten seconds.
+    #[expect(clippy::disallowed_methods, reason = "tests wait")]
+    pub async fn until_started(&self, step: &str, times: usize) {
+        for _ in 0..2_000 {
+            if self.starts(step) >= times {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("`{step}` has started {} times, not {times}: {:#?}", self.starts(step), self.lines());
     }
 
     /// Returns the events of one kind: those whose line contains the text.

@@ -26,7 +26,7 @@ pub(crate) fn differences(first: &Schema, second: &Schema) -> Vec<Difference> {
         let (a, b) = (&first.tables()[a as usize], &second.tables()[b as usize]);
         for (number, one) in a.fields() {
             let Some(other) = b.field(number) else { continue };
-            if meaning(one.ty) != meaning(other.ty) || one.repeated != other.repeated {
+            if meaning(one.ty) != meaning(other.ty) || one.is_repeated() != other.is_repeated() {
                 let text = format!("{one} in the first and {other} in the second");
                 found.push(Difference { message: a.name.clone(), field: number, text });
             } else if matches!(one.ty, Type::Message | Type::Group) && seen.insert((one.table, other.table)) {
@@ -67,7 +67,7 @@ fn meaning(ty: Type) -> Meaning {
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let repeated = if self.repeated { "repeated " } else { "" };
+        let repeated = if self.is_repeated() { "repeated " } else { "" };
         write!(f, "`{repeated}{}`", format!("{:?}", self.ty).to_lowercase())
     }
 }

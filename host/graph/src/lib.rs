@@ -14,6 +14,10 @@ mod policy;
 mod fault;
 mod declaration;
 mod schema;
+mod wire;
+mod map_key;
+mod walk;
+mod canonical;
 mod compatible;
 mod edges;
 mod cycle;
@@ -38,7 +42,8 @@ pub use policy::{
 pub use port::{Arity, Port, PortDecl, PortError, StepName, StepNameError};
 pub use progress::{Action, Completion, Conclusion, Progress, State, StopReason};
 pub use render::{Format, dot, json, mermaid, render, svg, tree};
-pub use schema::{Schema, WireFault, WireReason};
+pub use schema::Schema;
+pub use wire::{WireFault, WireReason};
 
 /// The reflection library, for callers that decode by a [`Graph`]'s descriptors.
 pub use prost_reflect;

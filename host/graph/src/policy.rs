@@ -105,16 +105,18 @@ pub enum FailureClass {
     Logs,
     /// The answer is not what was declared: the wrong arity, or bytes that are not the message.
     Answer,
+    /// The store could not be read or written.
+    Store,
     /// The host's own fault.
     Internal,
 }
 
 impl FailureClass {
-    /// Whether a failure of this class is tried again when nothing else was said: the step's own `retryable`, and a
-    /// timeout. Everything else would most likely end the same way, or must not be repeated.
+    /// Whether a failure of this class is tried again when nothing else was said: the step's own `retryable`, a timeout,
+    /// and a store that did not answer. Everything else would most likely end the same way, or must not be repeated.
     pub fn is_retried_by_default(self) -> bool {
         match self {
-            Self::Retryable | Self::Timeout => true,
+            Self::Retryable | Self::Timeout | Self::Store => true,
             Self::Permanent
             | Self::Abort
             | Self::Trap
@@ -292,25 +294,39 @@ mod tests {
     }
 
     #[test]
-    fn only_retryable_failures_and_timeouts_are_tried_again_unless_reclassified() {
+    fn only_retryable_failures_timeouts_and_the_stores_are_tried_again_unless_reclassified() {
         use FailureClass::*;
         let all = [
             Retryable, Permanent, Abort, Timeout, Trap, Exit, Fuel, Memory, Table, Output, Logs, Answer,
-            Internal,
+            Store, Internal,
         ];
         let retried = |rules: &Reclassify| {
             all.iter().copied().filter(|c| rules.is_retried(*c, None)).collect::<Vec<_>>()
         };
-        assert_eq!(retried(&Reclassify::default()), [Retryable, Timeout]);
+        assert_eq!(retried(&Reclassify::default()), [Retryable, Timeout, Store]);
         let rules = Reclassify {
             always: vec![Match::Class(Trap), Match::Class(Abort), Match::Code("busy".into())],
             never: vec![Match::Class(Timeout), Match::Code("card_declined".into())],
         };
-        assert_eq!(retried(&rules), [Retryable, Trap]);
+        assert_eq!(retried(&rules), [Retryable, Trap, Store]);
         assert!(rules.is_retried(Permanent, Some("busy")));
         assert!(rules.is_retried(Timeout, Some("busy")), "a code wins over a class");
         assert!(!rules.is_retried(Retryable, Some("card_declined")));
         assert!(!rules.is_retried(Abort, Some("busy")), "an abort stays an abort");
+        let never = Reclassify { never: vec![Match::Class(Store)], ..Reclassify::default() };
+        assert_eq!(retried(&never), [Retryable, Timeout]);
+    }
+
+    #[test]
+    fn each_class_is_configured_by_one_word() {
+        for (class, word) in [
+            (FailureClass::Retryable, "retryable"),
+            (FailureClass::Timeout, "timeout"),
+            (FailureClass::Store, "store"),
+            (FailureClass::Internal, "internal"),
+        ] {
+            assert_eq!(serde_json::to_value(class).unwrap(), word);
+        }
     }
 
     proptest! {

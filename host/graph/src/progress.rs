@@ -49,6 +49,12 @@ pub enum Completion {
         /// Drawn evenly from `[0, 1)`.
         chance: f64,
     },
+    /// Another execution made the attempts that this one waited for, and failed for good. The node has failed with it:
+    /// no attempt was made here, and none will be.
+    Shared {
+        /// Why the last of those attempts failed.
+        class: FailureClass,
+    },
     /// The attempt was stopped.
     Stopped {
         /// Whether it had begun; while it waited for its delay or a permit it had not, and is not counted.
@@ -100,7 +106,7 @@ pub enum State {
     Done,
     /// A kept result was found.
     Kept,
-    /// Its last attempt failed.
+    /// Its last attempt failed, or that of another execution which it waited for.
     Failed,
     /// It was stopped after its first attempt had begun.
     Stopped,
@@ -189,12 +195,27 @@ impl Progress {
                     None => self.fail(node, attempt, class, actions),
                 }
             }
+            (Phase::Open, Completion::Shared { class }) => self.fail(node, attempt - 1, class, actions),
             (_, Completion::Failed { .. }) => self.settle(node, State::Failed, attempt),
+            (_, Completion::Shared { .. }) => self.settle(node, State::Failed, attempt - 1),
         }
         if self.phase == Phase::Open {
             self.release(node, actions);
         }
         self.finish_when_idle(actions);
+    }
+
+    /// Says that the attempt under way has this number, since earlier ones were made before a restart, or by another
+    /// execution that died. Attempts count on from it: what [`Progress::attempts`] returns, the next
+    /// [`Action::Start`] and the limit of retries. The attempt itself is made even past that limit; if it fails, that
+    /// is final. Never lowers a number, and is ignored for a node that does not run.
+    pub fn renumber(&mut self, node: NodeId, attempt: u32) {
+        let node = &mut self.nodes[node.index()];
+        if let State::Running { attempt: current } = node.state {
+            let attempt = attempt.max(current);
+            node.state = State::Running { attempt };
+            node.attempts = attempt;
+        }
     }
 
     /// Ends the execution from outside. Without effect once there is a conclusion.
@@ -216,7 +237,7 @@ impl Progress {
         self.nodes[node.index()].state
     }
 
-    /// Returns how many attempts of a node began, one that is about to included.
+    /// Returns how many attempts of a node began, those before a restart and one that is about to included.
     pub fn attempts(&self, node: NodeId) -> u32 {
         self.nodes[node.index()].attempts
     }
@@ -253,8 +274,8 @@ impl Progress {
         self.close(Conclusion::Stopped(StopReason::Cancelled), actions);
     }
 
-    fn fail(&mut self, node: NodeId, attempt: u32, class: FailureClass, actions: &mut Vec<Action>) {
-        self.settle(node, State::Failed, attempt);
+    fn fail(&mut self, node: NodeId, attempts: u32, class: FailureClass, actions: &mut Vec<Action>) {
+        self.settle(node, State::Failed, attempts);
         let conclusion = match class {
             FailureClass::Abort => Conclusion::Aborted { root: node },
             _ => Conclusion::Failed { root: node },

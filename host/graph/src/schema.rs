@@ -1,13 +1,9 @@
-//! Owns a message type as tables of what each field is on the wire, and the walk that checks bytes by them.
-//! Never builds a message: a good message is checked without one allocation.
+//! Owns a message type as tables of what each field is on the wire. Never reads a message's bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost_reflect::{Cardinality, Kind, MessageDescriptor};
-
-/// How deep messages and groups may be nested: the limit of the decoders that guests use (prost, and protobuf's own).
-const MAX_DEPTH: u32 = 100;
+use prost_reflect::{ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 /// Field numbers below this are looked up by index; most messages have no others.
 const DENSE: u32 = 64;
@@ -17,11 +13,15 @@ const DENSE: u32 = 64;
 pub struct Schema {
     /// The root is the first.
     tables: Arc<[Table]>,
+    /// Sorted.
+    groups: Arc<[String]>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
+    /// Whether it is an entry of a map: decoders drop what they do not know inside.
+    pub(crate) is_entry: bool,
     dense: Box<[Option<Field>]>,
     /// Sorted by number.
     sparse: Box<[(u32, Field)]>,
@@ -31,9 +31,30 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Field {
     pub(crate) ty: Type,
-    pub(crate) repeated: bool,
+    pub(crate) shape: Shape,
+    /// Its type's wire type, looked up.
+    pub(crate) wire: u8,
+    /// Which oneof it is a member of, from 1; 0 for none, and for one that has no other member.
+    pub(crate) oneof: u32,
     /// The table of a message or group; 0 otherwise.
     pub(crate) table: u32,
+    /// What a reader takes for an enum's value that is not there: the number of its first; 0 otherwise.
+    pub(crate) default: i32,
+}
+
+/// How often a field stands in a message, and what its absence means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Once; not being there is the same as the default.
+    Implicit,
+    /// Once; not being there is something of its own.
+    Explicit,
+    /// Any number of times, each with its tag.
+    Unpacked,
+    /// Any number of times, all behind one tag.
+    Packed,
+    /// Entries, one for each key.
+    Map,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,23 +79,24 @@ pub(crate) enum Type {
     Group,
 }
 
-const VARINT: u8 = 0;
-const EIGHT: u8 = 1;
-const LENGTH: u8 = 2;
-const START: u8 = 3;
-const END: u8 = 4;
-const FOUR: u8 = 5;
+pub(crate) const VARINT: u8 = 0;
+pub(crate) const EIGHT: u8 = 1;
+pub(crate) const LENGTH: u8 = 2;
+pub(crate) const START: u8 = 3;
+pub(crate) const END: u8 = 4;
+pub(crate) const FOUR: u8 = 5;
 
 impl Schema {
     /// Returns the tables of a message type and of all that it contains.
     pub fn of(message: &MessageDescriptor) -> Self {
-        let mut found = Found { order: Vec::new(), index: HashMap::new() };
+        let mut found = Found { order: Vec::new(), index: HashMap::new(), groups: Vec::new() };
         found.index_of(message);
         let mut tables = Vec::new();
         while let Some(message) = found.order.get(tables.len()).cloned() {
             tables.push(found.table(&message));
         }
-        Self { tables: tables.into() }
+        found.groups.sort_unstable();
+        Self { tables: tables.into(), groups: found.groups.into() }
     }
 
     /// Returns the message's full name.
@@ -82,77 +104,15 @@ impl Schema {
         &self.tables[0].name
     }
 
-    /// Returns whether the bytes are one message of this type: well-formed tags, each known field of the declared wire
-    /// type (repeated numbers packed or not), lengths inside their parents, text in UTF-8, groups closed. What it
-    /// accepts, a decoder accepts. Unknown fields are allowed; missing `required` ones are not looked for.
-    ///
-    /// # Errors
-    /// The first place where they are not.
-    pub fn check(&self, bytes: &[u8]) -> Result<(), WireFault> {
-        let walk = Walk { tables: &self.tables, bytes };
-        match walk.message(0, Span { at: 0, end: bytes.len() }, None, 0) {
-            Ok(_) => Ok(()),
-            Err(Bad { offset, table, field, reason }) => {
-                Err(WireFault { offset, message: self.tables[table as usize].name.clone(), field, reason })
-            }
-        }
+    /// Returns the full names of all fields, here and in the messages inside, that are encoded as groups. A message that
+    /// can hold one has no canonical form, so it cannot be kept.
+    pub fn groups(&self) -> Vec<String> {
+        self.groups.to_vec()
     }
 
     pub(crate) fn tables(&self) -> &[Table] {
         &self.tables
     }
-}
-
-/// Where bytes are not a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a `{message}`: {reason} at byte {offset}{}", field.map(|f| format!(" in field {f}")).unwrap_or_default())]
-pub struct WireFault {
-    /// The position in the bytes.
-    pub offset: usize,
-    /// The message that was being read there.
-    pub message: Arc<str>,
-    /// The number of its field, if one was being read.
-    pub field: Option<u32>,
-    /// What is wrong.
-    pub reason: WireReason,
-}
-
-/// Why bytes are not a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WireReason {
-    /// The bytes, or the enclosing message, end within a field.
-    #[error("the bytes end within a field")]
-    Truncated,
-    /// More than 64 bits.
-    #[error("a number has more than 64 bits")]
-    Varint,
-    /// A tag's field number is 0 or over 2^29-1.
-    #[error("the field number of a tag is out of range")]
-    FieldNumber,
-    /// A tag has a wire type that does not exist.
-    #[error("there is no wire type {0}")]
-    NoWireType(u8),
-    /// A known field has another wire type than its own.
-    #[error("the field's wire type is {found}, not {expected}")]
-    WireType {
-        /// As declared.
-        expected: u8,
-        /// As found.
-        found: u8,
-    },
-    /// A packed field does not end with a whole element.
-    #[error("a packed field ends within an element")]
-    Packed,
-    /// A string is not text.
-    #[error("a string is not UTF-8")]
-    Utf8,
-    /// A group is closed that was not open, or left open.
-    #[error("a group is not balanced")]
-    Group,
-    /// Nested deeper than decoders go.
-    #[error("it is nested deeper than {MAX_DEPTH} levels")]
-    Depth,
 }
 
 impl Table {
@@ -168,6 +128,32 @@ impl Table {
     pub(crate) fn fields(&self) -> impl Iterator<Item = (u32, Field)> {
         let dense = (0..).zip(&self.dense).filter_map(|(number, field)| Some((number, (*field)?)));
         dense.chain(self.sparse.iter().copied())
+    }
+}
+
+impl Field {
+    pub(crate) fn is_repeated(self) -> bool {
+        match self.shape {
+            Shape::Implicit | Shape::Explicit => false,
+            Shape::Unpacked | Shape::Packed | Shape::Map => true,
+        }
+    }
+
+    /// Returns what decoders make of a varint: 32 bits of it where the type has no more, sign-extended where it has one.
+    #[inline]
+    pub(crate) fn cut(self, value: u64) -> u64 {
+        match self.ty {
+            Type::Int32 | Type::Enum => i64::from(value as i32) as u64,
+            Type::Uint32 | Type::Sint32 => u64::from(value as u32),
+            Type::Bool => u64::from(value != 0),
+            _ => value,
+        }
+    }
+
+    /// Returns whether a number, as its bits on the wire, is what a reader takes for one that is not there.
+    #[inline]
+    pub(crate) fn is_default(self, bits: u64) -> bool {
+        bits == i64::from(self.default) as u64
     }
 }
 
@@ -195,7 +181,6 @@ impl Type {
         }
     }
 
-    #[inline]
     fn wire(self) -> u8 {
         match self {
             Self::Int32 | Self::Int64 | Self::Uint32 | Self::Uint64 | Self::Bool | Self::Enum => VARINT,
@@ -212,6 +197,8 @@ impl Type {
 struct Found {
     order: Vec<MessageDescriptor>,
     index: HashMap<String, u32>,
+    /// Full names of fields.
+    groups: Vec<String>,
 }
 
 impl Found {
@@ -227,17 +214,15 @@ impl Found {
     }
 
     fn table(&mut self, message: &MessageDescriptor) -> Table {
+        let is_entry = is_entry(message);
+        let oneofs = members(message);
         let mut fields: Vec<(u32, Field)> = Vec::new();
-        let mut add = |number: u32, kind: &Kind, is_group: bool, cardinality| {
-            let table = kind.as_message().map_or(0, |message| self.index_of(message));
-            let repeated = cardinality == Cardinality::Repeated;
-            fields.push((number, Field { ty: Type::of(kind, is_group), repeated, table }));
-        };
         for field in message.fields() {
-            add(field.number(), &field.kind(), field.is_group(), field.cardinality());
+            let oneof = oneofs.get(&field.number()).copied().unwrap_or_default();
+            fields.push((field.number(), Field { oneof, ..self.field(&field, is_entry) }));
         }
-        for field in message.extensions() {
-            add(field.number(), &field.kind(), field.is_group(), field.cardinality());
+        for extension in message.extensions() {
+            fields.push((extension.number(), self.extension(&extension)));
         }
         fields.sort_by_key(|(number, _)| *number);
         let sparse = fields.split_off(fields.partition_point(|(number, _)| *number < DENSE));
@@ -245,188 +230,60 @@ impl Found {
         for (number, field) in fields {
             dense[number as usize] = Some(field);
         }
-        Table { name: message.full_name().into(), dense: dense.into(), sparse: sparse.into() }
-    }
-}
-
-struct Walk<'a> {
-    tables: &'a [Table],
-    bytes: &'a [u8],
-}
-
-/// What is left of the message that is being read.
-#[derive(Clone, Copy)]
-struct Span {
-    at: usize,
-    end: usize,
-}
-
-struct Bad {
-    offset: usize,
-    table: u32,
-    field: Option<u32>,
-    reason: WireReason,
-}
-
-/// A place and a reason, before it is known in which message.
-type Raw = (usize, WireReason);
-
-impl Walk<'_> {
-    /// Reads fields up to the end of the span, or up to the end of the group of this number. Returns where it ended.
-    fn message(&self, table: u32, mut span: Span, group: Option<u32>, depth: u32) -> Result<usize, Bad> {
-        let bad = |field, (offset, reason): Raw| Bad { offset, table, field, reason };
-        let fields = &self.tables[table as usize];
-        while span.at < span.end {
-            let start = span.at;
-            let (number, wire) = self.tag(&mut span).map_err(|raw| bad(None, raw))?;
-            if wire == END {
-                if group == Some(number) {
-                    return Ok(span.at);
-                }
-                return Err(bad(Some(number), (start, WireReason::Group)));
-            }
-            let Some(field) = fields.field(number) else {
-                self.skip(&mut span, number, wire, depth).map_err(|raw| bad(Some(number), raw))?;
-                continue;
-            };
-            match field.ty {
-                Type::Message if wire == LENGTH => {
-                    let inner = self.length(&mut span).map_err(|raw| bad(Some(number), raw))?;
-                    self.nested(field.table, inner, None, depth, start)?;
-                }
-                Type::Group if wire == START => {
-                    span.at = self.nested(field.table, span, Some(number), depth, start)?;
-                }
-                _ => self.scalar(&mut span, field, wire, start).map_err(|raw| bad(Some(number), raw))?,
-            }
-        }
-        match group {
-            None => Ok(span.at),
-            Some(number) => Err(bad(Some(number), (span.at, WireReason::Group))),
-        }
+        Table { name: message.full_name().into(), is_entry, dense: dense.into(), sparse: sparse.into() }
     }
 
-    fn nested(
-        &self,
-        table: u32,
-        span: Span,
-        group: Option<u32>,
-        depth: u32,
-        start: usize,
-    ) -> Result<usize, Bad> {
-        if depth == MAX_DEPTH {
-            return Err(Bad { offset: start, table, field: None, reason: WireReason::Depth });
+    fn field(&mut self, field: &FieldDescriptor, in_entry: bool) -> Field {
+        let kind = field.kind();
+        if field.is_group() {
+            self.groups.push(field.full_name().to_owned());
         }
-        self.message(table, span, group, depth + 1)
-    }
-
-    /// Reads the value of a known field that is no message, or has a message's type on a wrong wire type.
-    #[inline]
-    fn scalar(&self, span: &mut Span, field: Field, found: u8, start: usize) -> Result<(), Raw> {
-        let expected = field.ty.wire();
-        if found == expected {
-            return match field.ty {
-                Type::String => {
-                    let text = self.length(span)?;
-                    let valid = std::str::from_utf8(&self.bytes[text.at..text.end]);
-                    valid.map(drop).map_err(|error| (text.at + error.valid_up_to(), WireReason::Utf8))
-                }
-                Type::Bytes => self.length(span).map(drop),
-                _ => self.number(span, found),
-            };
-        }
-        if found == LENGTH && field.repeated && matches!(expected, VARINT | FOUR | EIGHT) {
-            let mut elements = self.length(span)?;
-            while elements.at < elements.end {
-                self.number(&mut elements, expected).map_err(|(offset, reason)| match reason {
-                    WireReason::Truncated => (offset, WireReason::Packed),
-                    reason => (offset, reason),
-                })?;
-            }
-            return Ok(());
-        }
-        match found {
-            VARINT | EIGHT | LENGTH | START | FOUR => Err((start, WireReason::WireType { expected, found })),
-            _ => Err((start, WireReason::NoWireType(found))),
-        }
-    }
-
-    /// Skips the value of an unknown field.
-    fn skip(&self, span: &mut Span, number: u32, wire: u8, depth: u32) -> Result<(), Raw> {
-        match wire {
-            VARINT | EIGHT | FOUR => self.number(span, wire),
-            LENGTH => self.length(span).map(drop),
-            START if depth == MAX_DEPTH => Err((span.at, WireReason::Depth)),
-            START => loop {
-                let start = span.at;
-                if start == span.end {
-                    return Err((start, WireReason::Group));
-                }
-                match self.tag(span)? {
-                    (inner, END) if inner == number => return Ok(()),
-                    (_, END) => return Err((start, WireReason::Group)),
-                    (inner, wire) => self.skip(span, inner, wire, depth + 1)?,
-                }
-            },
-            _ => Err((span.at, WireReason::NoWireType(wire))),
-        }
-    }
-
-    #[inline]
-    fn tag(&self, span: &mut Span) -> Result<(u32, u8), Raw> {
-        let start = span.at;
-        let key = self.varint(span)?;
-        let number = key >> 3;
-        if number == 0 || number >= 1 << 29 {
-            return Err((start, WireReason::FieldNumber));
-        }
-        Ok((number as u32, (key & 7) as u8))
-    }
-
-    #[inline]
-    fn number(&self, span: &mut Span, wire: u8) -> Result<(), Raw> {
-        let bytes = match wire {
-            FOUR => 4,
-            EIGHT => 8,
-            _ => return self.varint(span).map(drop),
+        let shape = match &kind {
+            Kind::Message(message) if field.is_map() && is_entry(message) => Shape::Map,
+            _ if field.is_packed() => Shape::Packed,
+            _ if field.is_list() || field.is_map() => Shape::Unpacked,
+            // Whatever the syntax: a reader fills in what an entry lacks.
+            _ if in_entry || !field.supports_presence() => Shape::Implicit,
+            _ => Shape::Explicit,
         };
-        if span.end - span.at < bytes {
-            return Err((span.at, WireReason::Truncated));
-        }
-        span.at += bytes;
-        Ok(())
+        self.plain(&kind, field.is_group(), shape)
     }
 
-    /// Reads a length and steps over what it covers, which is returned.
-    #[inline]
-    fn length(&self, span: &mut Span) -> Result<Span, Raw> {
-        let start = span.at;
-        let length = self.varint(span)?;
-        match usize::try_from(length) {
-            Ok(length) if length <= span.end - span.at => {
-                let inner = Span { at: span.at, end: span.at + length };
-                span.at = inner.end;
-                Ok(inner)
-            }
-            _ => Err((start, WireReason::Truncated)),
+    fn extension(&mut self, extension: &ExtensionDescriptor) -> Field {
+        if extension.is_group() {
+            self.groups.push(extension.full_name().to_owned());
         }
+        let shape = match extension {
+            _ if extension.is_packed() => Shape::Packed,
+            _ if extension.is_list() || extension.is_map() => Shape::Unpacked,
+            _ => Shape::Explicit,
+        };
+        self.plain(&extension.kind(), extension.is_group(), shape)
     }
 
-    #[inline]
-    fn varint(&self, span: &mut Span) -> Result<u64, Raw> {
-        let start = span.at;
-        let mut value = 0;
-        for (i, byte) in self.bytes[start..span.end].iter().enumerate().take(10) {
-            // The tenth byte has room for one bit.
-            if i == 9 && *byte > 1 {
-                return Err((start, WireReason::Varint));
-            }
-            value |= u64::from(byte & 0x7f) << (7 * i);
-            if byte & 0x80 == 0 {
-                span.at = start + i + 1;
-                return Ok(value);
-            }
-        }
-        Err((start, WireReason::Truncated))
+    fn plain(&mut self, kind: &Kind, is_group: bool, shape: Shape) -> Field {
+        let table = kind.as_message().map_or(0, |message| self.index_of(message));
+        let default = kind.as_enum().map_or(0, |of| of.default_value().number());
+        let ty = Type::of(kind, is_group);
+        Field { ty, shape, wire: ty.wire(), oneof: 0, table, default }
     }
+}
+
+/// Returns the oneof, from 1, of each field that is in one with others.
+fn members(message: &MessageDescriptor) -> HashMap<u32, u32> {
+    let oneofs = (1..).zip(message.oneofs()).filter(|(_, oneof)| oneof.fields().len() > 1);
+    oneofs
+        .flat_map(|(i, oneof)| oneof.fields().map(|field| (field.number(), i)).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Returns whether a message is a map's entry, with all that belongs to one: descriptors come from anybody.
+fn is_entry(message: &MessageDescriptor) -> bool {
+    let key = message.get_field(1).filter(|key| !key.is_list()).map(|key| key.kind());
+    let ordered = match key {
+        None | Some(Kind::Double | Kind::Float | Kind::Bytes | Kind::Enum(_) | Kind::Message(_)) => false,
+        Some(_) => true,
+    };
+    let value = message.get_field(2);
+    message.is_map_entry() && ordered && value.is_some_and(|value| !value.is_list() && !value.is_map())
 }

@@ -13,13 +13,16 @@ use docket_graph::{
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
 
-use crate::call::Called;
+use crate::call::{Called, Origin, Usage};
 use crate::clock;
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
 use crate::generation::{Generation, Prepared, StepCode};
 use crate::guest_log::{Lines, Stream, Writer};
+use crate::keep::{Hold, Keeping};
+use crate::key::WorkKey;
 use crate::observer::{Event, Observer};
 use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
 use crate::value::Value;
@@ -33,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) started_at_ms: u64,
     pub(crate) started: Instant,
     pub(crate) limit: Option<Duration>,
+    /// Where results are kept; none where no step of the plan keeps any.
+    pub(crate) journaled: Option<Arc<Keeping>>,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
@@ -50,6 +55,7 @@ pub(crate) struct Start {
     pub(crate) given: Vec<Arc<Value>>,
     pub(crate) started_at_ms: u64,
     pub(crate) limit: Option<Duration>,
+    pub(crate) journaled: Option<Arc<Keeping>>,
 }
 
 /// What all executions of one generation share, behind one pointer: counting several up and down
@@ -60,6 +66,8 @@ pub(crate) struct Home {
     pub(crate) instances: Arc<Semaphore>,
     /// The most lanes of an execution beside the first.
     pub(crate) most_helpers: usize,
+    /// Whose executions these are.
+    pub(crate) tenant: Arc<str>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
@@ -80,6 +88,8 @@ struct Board {
     actions: Vec<Action>,
     conclusion: Option<Conclusion>,
     elapsed: Duration,
+    /// The notes of failures that are being written into the store.
+    endings: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -90,6 +100,15 @@ struct Node {
     /// Whether the last of `attempts` has not ended yet.
     open: bool,
     failure: Option<StepFailure>,
+    /// What only a kept step has.
+    kept: Option<Box<KeptNode>>,
+}
+
+/// What a node has whose step's result is kept.
+struct KeptNode {
+    key: WorkKey,
+    /// The right to make the result, between two attempts.
+    hold: Option<Hold>,
 }
 
 /// What a lane has of a node.
@@ -157,8 +176,8 @@ impl Board {
 impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
-        let Start { id, home, prepared, given, started_at_ms, limit } = start;
-        let Prepared { plan, retries } = &*prepared;
+        let Start { id, home, prepared, given, started_at_ms, limit, journaled } = start;
+        let Prepared { plan, retries, keeps: _ } = &*prepared;
         let board = Board {
             progress: Progress::new(plan, Arc::clone(retries)),
             ready: VecDeque::new(),
@@ -170,6 +189,7 @@ impl Run {
             actions: Vec::new(),
             conclusion: None,
             elapsed: Duration::ZERO,
+            endings: Vec::new(),
         };
         let run = Self {
             id,
@@ -179,6 +199,7 @@ impl Run {
             started_at_ms,
             started: clock::now(),
             limit,
+            journaled,
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
@@ -200,6 +221,11 @@ impl Run {
 
     fn target(&self) -> &Port {
         self.home.generation.graph().port(self.plan().target())
+    }
+
+    /// Returns whether some step's result is kept, so that messages go on in canonical form.
+    pub(crate) fn keeps(&self) -> bool {
+        self.prepared.keeps
     }
 
     /// Returns the code of a node's step.
@@ -329,6 +355,58 @@ impl Run {
         now
     }
 
+    /// Notes the key of a kept step's work.
+    pub(crate) fn has_key(&self, node: NodeId, key: &WorkKey) {
+        let kept = &mut self.lock().nodes[node.index()].kept;
+        kept.get_or_insert_with(|| Box::new(KeptNode { key: key.clone(), hold: None }));
+    }
+
+    /// Takes the right to make a step's result that an earlier attempt has left.
+    pub(crate) fn take_hold(&self, node: NodeId) -> Option<Hold> {
+        self.lock().nodes[node.index()].kept.as_mut().and_then(|kept| kept.hold.take())
+    }
+
+    /// Leaves the right to make a step's result for the next attempt, or for the end of the step.
+    pub(crate) fn put_hold(&self, node: NodeId, hold: Hold) {
+        let kept = &mut self.lock().nodes[node.index()].kept;
+        kept.as_mut().expect("a step that holds its work has a key").hold = Some(hold);
+    }
+
+    /// Notes that the attempt under way has this number, since others came before this execution, or
+    /// before its restart; returns the turn with that number.
+    pub(crate) fn renumber(&self, turn: Turn, attempt: u32) -> Turn {
+        if attempt != turn.attempt {
+            self.lock().progress.renumber(turn.node, attempt);
+        }
+        Turn { attempt, ..turn }
+    }
+
+    /// Notes that an attempt came to nothing because another process has taken the work over, or may
+    /// have; returns the turn with the number of the next one, if there is to be one.
+    pub(crate) fn attempt_lost(&self, turn: Turn) -> Turn {
+        let next = Turn { attempt: turn.attempt + 1, ..turn };
+        let mut board = self.lock();
+        let node = &mut board.nodes[turn.node.index()];
+        if !std::mem::take(&mut node.open) {
+            return turn;
+        }
+        let Some(report) = node.attempts.last_mut() else { return next };
+        report.elapsed = clock::now().duration_since(self.started).saturating_sub(report.started_after);
+        let failure = StepFailure::LeaseLost;
+        report.outcome = AttemptOutcome::Failed(failure.class());
+        report.error = Some(failure.to_string());
+        let (elapsed, usage) = (report.elapsed, Usage::default());
+        let step = &self.code(turn.node).name;
+        self.tell(&Event::AttemptEnded {
+            step,
+            attempt: turn.attempt,
+            elapsed,
+            usage,
+            failure: Some(&failure),
+        });
+        next
+    }
+
     /// Notes how an attempt that had been set aside ended: with an answer or a failure, or, with
     /// `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
@@ -349,7 +427,27 @@ impl Run {
         let Board { progress, actions, .. } = &mut *board;
         progress.on(turn.node, completion, actions);
         self.tell_if_ended(board, turn.node);
+        self.give_back(board, turn.node);
         self.perform(board);
+    }
+
+    /// Gives back the right to make a step's result once the step has ended without one.
+    fn give_back(&self, board: &mut Board, node: NodeId) {
+        if ended(board.progress.state(node)).is_none() {
+            return;
+        }
+        let state = board.progress.state(node);
+        let node = &mut board.nodes[node.index()];
+        let Some(hold) = node.kept.as_mut().and_then(|kept| kept.hold.take()) else { return };
+        match (&node.failure, state) {
+            (Some(failure), State::Failed) => board.endings.extend(hold.failed(failure)),
+            _ => drop(hold),
+        }
+    }
+
+    /// Returns the notes that are being written into the store.
+    pub(crate) fn endings(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut self.lock().endings)
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
@@ -357,7 +455,7 @@ impl Run {
         let node = &mut board.nodes[turn.node.index()];
         let began = std::mem::take(&mut node.open);
         let report = if began { node.attempts.last_mut() } else { None };
-        let Some(Called { result, usage, ended }) = called else {
+        let Some(Called { result, usage, ended, origin }) = called else {
             if let Some(report) = report {
                 report.elapsed = clock::now().duration_since(self.started) - report.started_after;
             }
@@ -373,12 +471,23 @@ impl Run {
             report.error = result.as_ref().err().map(ToString::to_string);
             report.elapsed
         });
-        let failure = result.as_ref().err();
-        self.tell(&Event::AttemptEnded { step, attempt: turn.attempt, elapsed, usage, failure });
+        if began {
+            let attempt = node.attempts.last().map_or(turn.attempt, |report| report.attempt);
+            let failure = result.as_ref().err();
+            self.tell(&Event::AttemptEnded { step, attempt, elapsed, usage, failure });
+        }
         match result {
             Ok(value) => {
                 node.value = Some(value);
-                Completion::Done
+                match origin {
+                    Origin::Attempt => Completion::Done,
+                    Origin::Kept | Origin::Shared => Completion::Kept,
+                }
+            }
+            Err(failure) if origin == Origin::Shared => {
+                let class = failure.class();
+                node.failure = Some(failure);
+                Completion::Shared { class }
             }
             Err(failure) => {
                 let completion = Completion::Failed {
@@ -497,7 +606,8 @@ impl Run {
         let code = self.code(node);
         let outcome = ended(board.progress.state(node)).expect("a run that is over has no open step");
         let attempts = std::mem::take(&mut board.nodes[node.index()].attempts);
-        StepReport { step: code.name.clone(), module: Arc::clone(&code.module), outcome, attempts }
+        let key = board.nodes[node.index()].kept.as_ref().map(|kept| kept.key.record.as_str().to_owned());
+        StepReport { step: code.name.clone(), module: Arc::clone(&code.module), outcome, key, attempts }
     }
 
     fn error(&self, board: &Board, conclusion: Conclusion) -> Option<ExecutionError> {
@@ -509,7 +619,11 @@ impl Run {
             Conclusion::Done => None,
             Conclusion::Failed { root: node } => {
                 let (step, source) = root(node);
-                let attempts = board.progress.attempts(node);
+                let attempts = match &source {
+                    // The machine counts tries, and those in which the store failed first began nothing.
+                    StepFailure::Store(_) if board.nodes[node.index()].attempts.is_empty() => 0,
+                    _ => board.progress.attempts(node),
+                };
                 Some(ExecutionError::Failed { step, attempts, source })
             }
             Conclusion::Aborted { root: node } => {

@@ -1,6 +1,7 @@
 //! Owns the one call of a guest: a fresh instance, the call under its limits, and the translation
 //! of every way it can end. The only file that calls guests. Never retries, never keeps a result.
 
+use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -44,10 +45,19 @@ pub(crate) struct Call<'a> {
     pub(crate) config: Option<StepConfig>,
     pub(crate) invocation: Invocation<'a>,
     pub(crate) inputs: &'a [(Arc<Value>, Arity)],
-    pub(crate) output: (&'a Schema, Arity),
+    pub(crate) output: (&'a Schema, Arity, Form),
     pub(crate) lines: LineSink,
     /// From when the timeout counts.
     pub(crate) began: Instant,
+}
+
+/// In which form the messages of an answer go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As the guest gave them.
+    AsGiven,
+    /// In the one canonical form, so that equal messages have equal keys.
+    Canonical,
 }
 
 /// What the guest is told of its circumstances.
@@ -65,15 +75,27 @@ pub(crate) struct Called {
     pub(crate) result: Result<Arc<Value>, StepFailure>,
     pub(crate) usage: Usage,
     pub(crate) ended: Instant,
+    pub(crate) origin: Origin,
+}
+
+/// Where a result or a failure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// An attempt of this execution, or the way to one.
+    Attempt,
+    /// A result that was kept.
+    Kept,
+    /// An attempt that another execution made for both.
+    Shared,
 }
 
 /// What one attempt used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Usage {
     /// The largest size of the guest's linear memories together, in bytes.
     pub peak_memory: u64,
     /// Fuel units used; only where the step has a budget.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
 }
 
@@ -133,7 +155,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     if let Some(log) = store.data().log() {
         log.finish();
     }
-    Called { result: result.map(Arc::new), usage: usage(&store, limits), ended }
+    Called { result: result.map(Arc::new), usage: usage(&store, limits), ended, origin: Origin::Attempt }
 }
 
 /// Asks a module what it offers, in a fresh instance with nothing granted.
@@ -248,7 +270,7 @@ fn bearable(text: &str, longest: usize) -> String {
 /// Returns the answer if it is what the step declared.
 fn checked(
     answer: wit::ValueResult,
-    (schema, declared): (&Schema, Arity),
+    (schema, declared, form): (&Schema, Arity, Form),
     limits: &Limits,
 ) -> Result<Value, StepFailure> {
     let value = match answer {
@@ -261,7 +283,34 @@ fn checked(
     if value.len_bytes() as u64 > limits.output {
         return Err(StepFailure::Output { limit: limits.output });
     }
-    undecodable(&value, schema).map_or(Ok(value), |fault| Err(StepFailure::Answer(fault)))
+    let checked = match form {
+        Form::AsGiven => undecodable(&value, schema).map_or(Ok(value), Err),
+        Form::Canonical => canonical(value, schema),
+    };
+    checked.map_err(StepFailure::Answer)
+}
+
+/// Returns the value with its messages in canonical form.
+///
+/// # Errors
+/// The first message that is not what the schema says.
+pub(crate) fn canonical(value: Value, schema: &Schema) -> Result<Value, AnswerFault> {
+    let many = value.arity() == Arity::Many;
+    let one = |(index, payload): (usize, &Payload)| match schema.canonical(payload.bytes()) {
+        Ok(Cow::Borrowed(_)) => Ok(payload.clone()),
+        Ok(Cow::Owned(bytes)) => Ok(Payload::new(bytes)),
+        Err(fault) => Err(fault_at(many.then_some(index), schema, fault)),
+    };
+    let payloads = value.payloads().iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+    Ok(match <[Payload; 1]>::try_from(payloads) {
+        Ok([payload]) if !many => Value::One(payload),
+        Ok(payloads) => Value::Many(payloads.into()),
+        Err(payloads) => Value::Many(payloads),
+    })
+}
+
+fn fault_at(index: Option<usize>, schema: &Schema, fault: docket_graph::WireFault) -> AnswerFault {
+    AnswerFault::Undecodable { index, message: schema.message().to_owned(), fault }
 }
 
 /// Returns the first message of the value that is not what the schema says.
@@ -269,8 +318,7 @@ pub(crate) fn undecodable(value: &Value, schema: &Schema) -> Option<AnswerFault>
     let many = value.arity() == Arity::Many;
     value.payloads().iter().map(Payload::bytes).enumerate().find_map(|(index, bytes)| {
         let fault = schema.check(bytes).err()?;
-        let message = schema.message().to_owned();
-        Some(AnswerFault::Undecodable { index: many.then_some(index), message, fault })
+        Some(fault_at(many.then_some(index), schema, fault))
     })
 }
 

@@ -18,11 +18,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::attempt;
 use crate::board::{Rank, Run, Turn};
 use crate::call::Called;
 use crate::clock;
 use crate::engine::TICK;
+use crate::turn::turn as take_turn;
 
 /// The most attempts that one lane has under way: enough for a thousand guests that wait, and a
 /// bound on what a wide graph holds in memory.
@@ -38,6 +38,8 @@ pub(crate) struct Stops<'a> {
     pub(crate) deadline: Option<Instant>,
     /// By its caller, where it has asked for the means.
     pub(crate) cancelled: Option<CancellationToken>,
+    /// By the store, where it is journaled: it was cancelled there, or another host has taken it over.
+    pub(crate) lost: Option<CancellationToken>,
     /// By its host.
     pub(crate) shutdown: &'a CancellationToken,
 }
@@ -65,6 +67,7 @@ pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
         tokio::select! {
             biased;
             () = cancelled(stops.cancelled.as_ref()), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
+            () = cancelled(stops.lost.as_ref()), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
             () = stops.shutdown.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Shutdown) }
             () = &mut deadline, if !stopped => { stopped = true; run.stop(StopReason::Deadline) }
             () = lane.complete_next(), if !lane.is_idle() => {}
@@ -185,7 +188,7 @@ impl<'a> Lane<'a> {
                 }
                 return if next.over { Pace::Over } else { Pace::Rest };
             };
-            let mut attempt = Box::pin(attempt(self.run, turn, inputs));
+            let mut attempt = Box::pin(take_turn(self.run, turn, inputs));
             let now = match poll_once(attempt.as_mut()) {
                 Poll::Ready(called) => ended.insert((turn, called)).1.ended,
                 Poll::Pending => {

@@ -73,6 +73,22 @@ pub enum StepFailure {
     /// The answer is not what the step declared.
     #[error("gave a wrong answer: {0}")]
     Answer(AnswerFault),
+    /// The store could not be read or written, and the step is not to run without.
+    #[error("the store failed: {0}")]
+    Store(String),
+    /// The result was being made by another execution, which failed for good.
+    #[error("{message}")]
+    Elsewhere {
+        /// As it was there.
+        class: FailureClass,
+        /// The step's word for machines.
+        code: Option<String>,
+        /// What was said there.
+        message: String,
+    },
+    /// Another process took the work over, because this one had not renewed its lease in time.
+    #[error("lost its lease to another process")]
+    LeaseLost,
     /// The host itself failed; a fault of ours, not of the step.
     #[error("internal error of the host: {0}")]
     Internal(String),
@@ -123,7 +139,7 @@ impl StepFailure {
     /// Returns the class that decides about retries.
     pub fn class(&self) -> FailureClass {
         match self {
-            StepFailure::Reported { class, .. } => *class,
+            StepFailure::Reported { class, .. } | StepFailure::Elsewhere { class, .. } => *class,
             StepFailure::Timeout { .. } => FailureClass::Timeout,
             StepFailure::Memory { .. } => FailureClass::Memory,
             StepFailure::Tables { .. } => FailureClass::Table,
@@ -133,6 +149,7 @@ impl StepFailure {
             StepFailure::Trap { .. } => FailureClass::Trap,
             StepFailure::Exit { .. } => FailureClass::Exit,
             StepFailure::Answer(_) => FailureClass::Answer,
+            StepFailure::Store(_) | StepFailure::LeaseLost => FailureClass::Store,
             StepFailure::Internal(_) => FailureClass::Internal,
         }
     }
@@ -140,7 +157,7 @@ impl StepFailure {
     /// Returns the step's word for machines, where it gave one.
     pub fn code(&self) -> Option<&str> {
         match self {
-            StepFailure::Reported { code, .. } => code.as_deref(),
+            StepFailure::Reported { code, .. } | StepFailure::Elsewhere { code, .. } => code.as_deref(),
             _ => None,
         }
     }
@@ -159,7 +176,7 @@ impl StepFailure {
 #[non_exhaustive]
 pub enum ExecutionError {
     /// A step failed and was not, or not again, retried.
-    #[error("step `{step}` failed after {attempts} {}", times(*attempts))]
+    #[error("step `{step}` failed{}", after(*attempts, source))]
     Failed {
         /// The step that failed first.
         step: StepName,
@@ -188,10 +205,23 @@ pub enum ExecutionError {
     /// The host was shut down.
     #[error("the host was shut down before the execution ended")]
     Shutdown,
+    /// It has no result, and ended before this request: this is what its record says.
+    #[error("{message}")]
+    Recorded {
+        /// Who must act.
+        kind: ErrorKind,
+        /// Why there is no result.
+        message: String,
+    },
 }
 
-fn times(attempts: u32) -> &'static str {
-    if attempts == 1 { "attempt" } else { "attempts" }
+fn after(attempts: u32, source: &StepFailure) -> String {
+    match attempts {
+        0 if matches!(source, StepFailure::Store(_)) => " before its first attempt".to_owned(),
+        0 => " in the execution that it was shared with".to_owned(),
+        1 => " after 1 attempt".to_owned(),
+        _ => format!(" after {attempts} attempts"),
+    }
 }
 
 impl ExecutionError {
@@ -211,6 +241,10 @@ impl ExecutionError {
 pub enum ErrorKind {
     /// The caller: the request is wrong.
     Invalid,
+    /// The caller: there is no such thing.
+    NotFound,
+    /// The caller: the name is taken.
+    Conflict,
     /// The author of a step: a guest failed.
     Guest,
     /// Nobody: it was stopped on purpose, or ran out of time.
@@ -226,6 +260,10 @@ impl ExecutionError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ExecutionError::Failed { source: StepFailure::Internal(_), .. } => ErrorKind::Internal,
+            ExecutionError::Failed { source: StepFailure::Store(_) | StepFailure::LeaseLost, .. } => {
+                ErrorKind::Unavailable
+            }
+            ExecutionError::Recorded { kind, .. } => *kind,
             ExecutionError::Failed { .. } | ExecutionError::Aborted { .. } => ErrorKind::Guest,
             ExecutionError::Deadline { .. } | ExecutionError::Cancelled => ErrorKind::Cancelled,
             ExecutionError::Shutdown => ErrorKind::Unavailable,
@@ -352,6 +390,16 @@ mod tests {
         let cases = [
             (failed(1, permanent()), ErrorKind::Guest, "step `FetchProfile` failed after 1 attempt"),
             (failed(3, permanent()), ErrorKind::Guest, "step `FetchProfile` failed after 3 attempts"),
+            (
+                failed(0, permanent()),
+                ErrorKind::Guest,
+                "step `FetchProfile` failed in the execution that it was shared with",
+            ),
+            (
+                failed(0, StepFailure::Store("away".into())),
+                ErrorKind::Unavailable,
+                "step `FetchProfile` failed before its first attempt",
+            ),
             (
                 failed(1, StepFailure::Internal("a panic".into())),
                 ErrorKind::Internal,

@@ -1,10 +1,14 @@
 //! Owns a set of loaded modules as one thing: the graph inferred from them and, for each step, all
 //! that an attempt needs. Immutable once made; executions keep the generation they began with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use docket_graph::{Graph, Plan, PlanErrors, Port, RawStep, Retry, StepId, StepName};
+use bytes::Bytes;
+use docket_graph::{
+    Arity, Graph, Persistence, Plan, PlanErrors, Port, PortId, RawStep, Retry, Scope, StepId, StepName,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
@@ -14,7 +18,7 @@ use crate::bindings::StepModulePre;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
 use crate::module::{Import, LoadFault, Loader, Module, ModuleSource, classify};
-use crate::options::{Effective, HostOptions, Limits};
+use crate::options::{Effective, HostOptions, Limits, OnStoreError};
 use crate::sandbox::{self, Sandbox, StepConfig};
 
 /// An engine with all that comes with it.
@@ -57,6 +61,8 @@ impl std::error::Error for LoadErrors {}
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
     pub(crate) retries: Arc<[Retry]>,
+    /// Whether some step's result is kept, so that its executions are journaled.
+    pub(crate) keeps: bool,
 }
 
 /// The most plans that are remembered; past it all are forgotten. A service asks in a handful of
@@ -67,6 +73,8 @@ const KNOWN_PLANS: usize = 256;
 pub struct Generation {
     graph: Graph,
     modules: Vec<ModuleFacts>,
+    /// The files of the modules, where some step's results are kept.
+    files: Vec<Bytes>,
     steps: Vec<StepCode>,
     retries: Vec<Retry>,
     /// Plans by target and given ports, the target last: services ask for the same few again and
@@ -138,6 +146,25 @@ pub(crate) struct StepCode {
     pub(crate) gate: Option<Arc<Semaphore>>,
     /// A hash of what identifies the step and its code, for idempotency keys.
     pub(crate) identity: [u8; 32],
+    /// How its results are kept, if they are.
+    pub(crate) keep: Option<Box<Keep>>,
+}
+
+/// How the results of a step are kept, and what of their keys is the same for all inputs.
+pub(crate) struct Keep {
+    pub(crate) scope: Scope,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) on_store_error: OnStoreError,
+    /// The digest of the module, in hexadecimal.
+    pub(crate) module: Arc<str>,
+    /// `version:` and the declared version, or `module:` and the digest.
+    pub(crate) code: String,
+    /// A hash of the configuration, where there is any.
+    pub(crate) config: Option<String>,
+    /// The output port, with its arity.
+    pub(crate) output: String,
+    /// The input ports, with their arities.
+    pub(crate) inputs: Vec<String>,
 }
 
 impl Generation {
@@ -149,6 +176,27 @@ impl Generation {
     /// Returns the modules, in the order in which they were given.
     pub fn modules(&self) -> &[ModuleFacts] {
         &self.modules
+    }
+
+    /// Returns the modules that a plan runs, in their order: name, digest and file.
+    pub(crate) fn modules_of(&self, plan: &Plan) -> impl Iterator<Item = (&ModuleFacts, &Bytes)> {
+        let needed: BTreeSet<usize> = plan.nodes().map(|(_, step)| self.graph.step(step).module).collect();
+        needed.into_iter().map(|index| (&self.modules[index], &self.files[index]))
+    }
+
+    /// Returns whether all of these modules, by their digests, are among these.
+    pub(crate) fn has_modules<'a>(&self, mut digests: impl Iterator<Item = &'a str>) -> bool {
+        digests.all(|digest| self.modules.iter().any(|module| module.digest.to_string() == digest))
+    }
+
+    /// Returns how the results of a step are kept: among whom, and for how long; none if they are not.
+    pub fn persistence(&self, step: StepId) -> Option<Persistence> {
+        self.code(step).keep.as_ref().map(|keep| Persistence { scope: keep.scope, ttl: keep.ttl })
+    }
+
+    /// Returns whether the results of any step are kept.
+    pub fn keeps(&self) -> bool {
+        self.steps.iter().any(|step| step.keep.is_some())
     }
 
     /// Returns how attempts at a step are limited.
@@ -170,7 +218,8 @@ impl Generation {
         let Some(key) = key else { return Ok(known.expect("there is a key where no plan is known")) };
         let plan = Plan::of(&self.graph, &target, given)?;
         let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
-        let prepared = Arc::new(Prepared { plan, retries });
+        let keeps = plan.nodes().any(|(_, step)| self.code(step).keep.is_some());
+        let prepared = Arc::new(Prepared { plan, retries, keeps });
         let mut plans = self.plans();
         if plans.len() >= KNOWN_PLANS {
             plans.clear();
@@ -267,8 +316,15 @@ impl Loading<'_> {
         for (_, step) in graph.steps() {
             let index = step.module;
             let module = &modules[index];
-            let Effective { limits, retry, max_concurrency, config } =
+            let Effective { limits, retry, max_concurrency, config, persistence, on_store_error } =
                 self.options.effective(step.name.as_ref(), &step.policy);
+            let keep = match persistence {
+                Some(persistence) => {
+                    let keep = keep(&graph, step, module, config.as_ref(), persistence, on_store_error)?;
+                    Some(Box::new(keep))
+                }
+                None => None,
+            };
             let pre = match (&metered, limits.fuel) {
                 (Some(engine), Some(_)) => match &metered_pres[index] {
                     Some(pre) => Arc::clone(pre),
@@ -292,11 +348,14 @@ impl Loading<'_> {
                 config: config.map(Arc::new),
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
+                keep,
             });
         }
         for module in modules.iter().filter(|module| module.described_now) {
             self.artifacts.keep_declared(&module.digest, &module.declared);
         }
+        let keeps = steps.iter().any(|step| step.keep.is_some());
+        let files = modules.iter().filter(|_| keeps).map(|module| module.source.bytes()).collect();
         let facts = |module: Module| ModuleFacts {
             name: module.name,
             digest: module.digest,
@@ -306,6 +365,7 @@ impl Loading<'_> {
         Ok(Generation {
             graph,
             modules: modules.into_iter().map(facts).collect(),
+            files,
             steps,
             retries,
             plans: Mutex::default(),
@@ -325,6 +385,52 @@ impl Loading<'_> {
             .map(|engine| Some(Arc::new(engine)))
             .map_err(|error| LoadFault::Engine { reason: format!("{error:#}") })
     }
+}
+
+/// Returns how the results of a step are kept.
+///
+/// # Errors
+/// Where one of its messages has no canonical form.
+fn keep(
+    graph: &Graph,
+    step: &docket_graph::Step,
+    module: &Module,
+    config: Option<&BTreeMap<String, String>>,
+    Persistence { scope, ttl }: Persistence,
+    on_store_error: OnStoreError,
+) -> Result<Keep, LoadFault> {
+    let ports = step.inputs.iter().chain([&step.output]);
+    let groups = ports.flat_map(|(port, _)| graph.schema(*port).groups());
+    if let Some(field) = groups.min() {
+        let (module, step) = (Arc::clone(&module.name), step.name.clone());
+        return Err(LoadFault::NotKeepable { module, step, field });
+    }
+    let in_key = |(port, arity): &(PortId, Arity)| match arity {
+        Arity::One => graph.port(*port).to_string(),
+        Arity::Many => format!("{}[]", graph.port(*port)),
+    };
+    let digest = module.digest.to_string();
+    let hash_of = |config: &BTreeMap<String, String>| {
+        let mut hash = Sha256::new();
+        for (name, value) in config {
+            frame(&mut hash, name.as_bytes());
+            frame(&mut hash, value.as_bytes());
+        }
+        base16ct::lower::encode_string(&hash.finalize())
+    };
+    Ok(Keep {
+        scope,
+        ttl,
+        on_store_error,
+        code: match &step.version {
+            Some(version) => format!("version:{version}"),
+            None => format!("module:{digest}"),
+        },
+        module: digest.into(),
+        config: config.map(hash_of),
+        output: in_key(&step.output),
+        inputs: step.inputs.iter().map(in_key).collect(),
+    })
 }
 
 /// Returns what stands for a step and its code in idempotency keys.

@@ -5,27 +5,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use docket_graph::{Arity, Graph, Plan, PlanErrors, Port};
-use prost::Name;
-use tokio::sync::Semaphore;
+use docket_graph::{Graph, Plan, PlanErrors, Port, StepName};
+use docket_store::{Store, StoreError};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::{ArtifactError, ArtifactStore};
-use crate::board::{Home, Run, Start};
-use crate::call;
+use crate::board::Home;
 use crate::clock;
-use crate::drive::{Stops, drive};
 use crate::engine::{MOST_INSTANCES, Metering};
+use crate::execution::{Execution, OpenStore, Shared};
 use crate::execution_id::ExecutionId;
-use crate::failure::ExecutionError;
+use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::HostOptions;
-use crate::report::Report;
+use crate::outcome::Outcome;
 use crate::request::{Request, RequestError};
-use crate::value::Value;
 
 /// Why there is no host.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +32,12 @@ pub enum BuildError {
     /// An option cannot be.
     #[error("max-instances is {0}, but must be from 1 to {MOST_INSTANCES}")]
     Instances(usize),
+    /// An option cannot be.
+    #[error("the lease is {0:?}, but must be at least {SHORTEST_LEASE:?}")]
+    Lease(Duration),
+    /// An option cannot be.
+    #[error("the tenant `{}` must have 1 to {LONGEST_TENANT} letters, digits, `-`, `_` and `.`", .0.escape_debug())]
+    Tenant(String),
     /// The directory for compiled modules cannot be used.
     #[error(transparent)]
     Artifacts(#[from] ArtifactError),
@@ -43,6 +47,18 @@ pub enum BuildError {
     /// A module, or the graph of them, is wrong.
     #[error(transparent)]
     Load(#[from] LoadErrors),
+}
+
+/// The shortest lease: it is renewed three times as often, and a store may take a while to answer.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
+/// The longest name of a tenant, in bytes: with an execution's id it is part of what stores index.
+const LONGEST_TENANT: usize = 128;
+
+/// Returns whether a text may name a tenant. Never with a slash: that is what stands behind it in keys.
+fn is_tenant(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=LONGEST_TENANT).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Is told the name of a module that is about to be compiled.
@@ -57,6 +73,7 @@ pub struct HostBuilder {
     options: HostOptions,
     observer: Option<Arc<dyn Observer>>,
     compiling: Option<OnCompile>,
+    open_store: Option<OpenStore>,
 }
 
 impl HostBuilder {
@@ -78,6 +95,20 @@ impl HostBuilder {
         self
     }
 
+    /// Sets where results and the journal are kept. Needed where a step keeps its results.
+    pub fn store(self, store: Arc<dyn Store>) -> Self {
+        self.open_store(move || std::future::ready(Ok(Arc::clone(&store))))
+    }
+
+    /// Sets how the store is opened: once, when the first execution needs it.
+    pub fn open_store<F>(mut self, open: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Arc<dyn Store>, StoreError>> + Send + 'static,
+    {
+        self.open_store = Some(Box::new(move || Box::pin(open())));
+        self
+    }
+
     /// Sets who is told of what happens.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
@@ -95,9 +126,15 @@ impl HostBuilder {
     /// # Errors
     /// Where the engine cannot be made, and every fault of the modules and of their graph at once.
     pub async fn build(self) -> Result<Host, BuildError> {
-        let Self { dirs, mut modules, options, observer, compiling } = self;
+        let Self { dirs, mut modules, options, observer, compiling, open_store } = self;
         if !(1..=MOST_INSTANCES).contains(&options.max_instances) {
             return Err(BuildError::Instances(options.max_instances));
+        }
+        if options.lease < SHORTEST_LEASE {
+            return Err(BuildError::Lease(options.lease));
+        }
+        if !is_tenant(&options.tenant) {
+            return Err(BuildError::Tenant(options.tenant));
         }
         for dir in dirs {
             modules.extend(ModuleSource::in_dir(&dir).map_err(LoadErrors)?);
@@ -112,10 +149,17 @@ impl HostBuilder {
         let generation = Arc::new(loading.generation(&modules).await?);
         let instances = Arc::new(Semaphore::new(options.max_instances));
         let most_helpers = options.lanes.saturating_sub(1);
-        let host = Inner {
-            home: Arc::new(Home { generation, instances, most_helpers, observer }),
+        let tenant = options.tenant.as_str().into();
+        let host = Shared {
+            home: Arc::new(Home { generation, instances, most_helpers, tenant, observer }),
             executions: TaskTracker::new(),
             shutdown: CancellationToken::new(),
+            options,
+            artifacts,
+            plain,
+            compiling,
+            open_store,
+            keeping: OnceCell::new(),
         };
         Ok(Host(Arc::new(host)))
     }
@@ -137,60 +181,7 @@ impl HostBuilder {
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Host(Arc<Inner>);
-
-struct Inner {
-    home: Arc<Home>,
-    executions: TaskTracker,
-    shutdown: CancellationToken,
-}
-
-/// An execution that is over.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The value that was asked for, or why there is none.
-    pub result: Result<Arc<Value>, ExecutionError>,
-    /// What happened.
-    pub report: Report,
-}
-
-/// Why an outcome is not the message that the caller wants.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OutcomeError {
-    /// The execution has no result.
-    #[error(transparent)]
-    Execution(#[from] ExecutionError),
-    /// The result is a list.
-    #[error("the result is a list of {0} messages; take them with `messages`")]
-    List(usize),
-    /// The bytes are another type's.
-    #[error("the result is not the message that was asked for: {0}")]
-    Decode(#[from] prost::DecodeError),
-}
-
-impl Outcome {
-    /// Returns the one message of the result.
-    ///
-    /// # Errors
-    /// Where the execution failed, or its result is not one message of this type.
-    pub fn message<M: Name + Default>(self) -> Result<M, OutcomeError> {
-        match &*self.result? {
-            Value::One(payload) => Ok(M::decode(&payload.bytes()[..])?),
-            Value::Many(payloads) => Err(OutcomeError::List(payloads.len())),
-        }
-    }
-
-    /// Returns all messages of the result; one, where it is one.
-    ///
-    /// # Errors
-    /// Where the execution failed, or its result is not messages of this type.
-    pub fn messages<M: Name + Default>(self) -> Result<Vec<M>, OutcomeError> {
-        let value = self.result?;
-        let messages = value.payloads().iter().map(|payload| M::decode(&payload.bytes()[..]));
-        Ok(messages.collect::<Result<_, _>>()?)
-    }
-}
+pub struct Host(Arc<Shared>);
 
 /// What a shutdown found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +217,15 @@ impl Host {
         Plan::of(self.graph(), target, given)
     }
 
+    /// Returns what would become of each step that the request needs, in the plan's order, without
+    /// running anything. Where no step keeps its results, the store is not touched.
+    ///
+    /// # Errors
+    /// As [`Host::execute`] before it runs anything, and where the store cannot be read.
+    pub async fn forecast(&self, request: Request) -> Result<Vec<(StepName, Forecast)>, RequestError> {
+        self.0.forecast(request).await
+    }
+
     /// Carries a request out.
     ///
     /// A step's failure is no error here: it is the result in the [`Outcome`], with the report.
@@ -246,28 +246,14 @@ impl Host {
     /// # Errors
     /// As [`Host::execute`].
     pub fn start(&self, request: Request) -> Result<Execution, RequestError> {
-        let Request { target, inputs, execution_id, started_at, timeout } = request;
-        if self.0.executions.is_closed() {
-            return Err(RequestError::Closed);
-        }
-        let mut ports = Vec::with_capacity(inputs.len() + 1);
-        let mut given = Vec::with_capacity(inputs.len());
-        for (port, value) in inputs {
-            ports.push(port?);
-            given.push(value);
-        }
-        let prepared = self.0.home.generation.plan(target?, &mut ports)?;
-        check(self.graph(), &ports, &given)?;
-        let now = clock::unix_millis(clock::wall());
-        let start = Start {
-            id: execution_id.unwrap_or_else(|| ExecutionId::at(now)),
-            home: Arc::clone(&self.0.home),
-            prepared,
-            given,
-            started_at_ms: started_at.map_or(now, clock::unix_millis),
-            limit: timeout,
-        };
-        Ok(Execution { start, host: self.clone(), cancelled: None })
+        self.0.accept(request)
+    }
+
+    /// Returns the journaled execution of this id, to be gone on with: with the request and the modules
+    /// that it began with, and without what it has kept being computed again. One that is done is
+    /// answered from its record; one that another process carries out is waited for.
+    pub fn resume(&self, id: ExecutionId) -> Execution {
+        self.0.resume(id)
     }
 
     /// Returns how many executions are under way.
@@ -278,11 +264,12 @@ impl Host {
     /// Ends the host: takes no more executions, waits until the deadline for those under way, then
     /// stops them and waits until they are gone.
     ///
-    /// All clones are shut down with it. Executions that nobody awaits any more are not waited for.
+    /// All clones are shut down with it, and what they had to say to the store is said; the store itself
+    /// stays open. Executions that nobody awaits any more are not waited for.
     pub async fn shutdown(self, deadline: Duration) -> Drained {
         self.0.executions.close();
         let until = clock::deadline(clock::now(), deadline);
-        tokio::select! {
+        let drained = tokio::select! {
             () = self.0.executions.wait() => Drained::Complete,
             () = clock::sleep_until(until) => {
                 let under_way = self.0.executions.len();
@@ -290,86 +277,12 @@ impl Host {
                 self.0.executions.wait().await;
                 Drained::Stopped(under_way)
             }
-        }
-    }
-}
-
-/// An accepted request. Runs while [`Execution::outcome`] is awaited.
-#[must_use = "an execution runs only while its outcome is awaited"]
-pub struct Execution {
-    start: Start,
-    host: Host,
-    cancelled: Option<CancellationToken>,
-}
-
-/// Stops an execution from elsewhere. Clones stop the same one.
-#[derive(Clone, Debug)]
-pub struct Canceller(CancellationToken);
-
-impl Canceller {
-    /// Stops the execution, unless it is over: nothing new starts, what runs is stopped, and the
-    /// outcome is [`ExecutionError::Cancelled`].
-    pub fn cancel(&self) {
-        self.0.cancel();
-    }
-}
-
-impl Execution {
-    /// Returns the execution's id.
-    pub fn id(&self) -> &ExecutionId {
-        &self.start.id
-    }
-
-    /// Returns what stops this execution.
-    pub fn canceller(&mut self) -> Canceller {
-        Canceller(self.cancelled.get_or_insert_default().clone())
-    }
-
-    /// Carries the execution out.
-    ///
-    /// # Errors
-    /// Where the host was shut down since the request was accepted.
-    ///
-    /// # Cancel safety
-    /// As [`Host::execute`].
-    pub async fn outcome(self) -> Result<Outcome, RequestError> {
-        let Self { start, host, cancelled } = self;
-        // Counted first: a shutdown either sees this execution or is seen by it.
-        let _counted = host.0.executions.token();
-        if host.0.executions.is_closed() {
-            return Err(RequestError::Closed);
-        }
-        let run = Run::begin(start);
-        let stops = Stops {
-            deadline: run.limit.and_then(|limit| clock::deadline(run.started, limit)),
-            cancelled,
-            shutdown: &host.0.shutdown,
         };
-        drive(&run, stops).await;
-        let (result, report) = run.outcome();
-        Ok(Outcome { result, report })
-    }
-}
-
-/// Checks what the caller gives before anything runs: each message is what its port says, and a
-/// list is given only where lists are taken.
-fn check(graph: &Graph, ports: &[Port], given: &[Arc<Value>]) -> Result<(), RequestError> {
-    for (port, value) in ports.iter().zip(given) {
-        let id = graph.find_port(port).expect("the plan knows every given port");
-        if let Some(fault) = call::undecodable(value, graph.schema(id)) {
-            return Err(RequestError::Input { port: port.clone(), fault });
+        if let Some(keeping) = self.0.keeping.get() {
+            keeping.close().await;
         }
-        if value.arity() == Arity::Many {
-            let takes_one = |step: &&docket_graph::StepId| {
-                graph.step(**step).inputs.iter().any(|(input, arity)| *input == id && *arity == Arity::One)
-            };
-            if let Some(step) = graph.consumers(id).iter().find(takes_one) {
-                let step = graph.step(*step).name.clone();
-                return Err(RequestError::List { port: port.clone(), step });
-            }
-        }
+        drained
     }
-    Ok(())
 }
 
 impl std::fmt::Debug for Host {

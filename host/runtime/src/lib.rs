@@ -20,11 +20,19 @@ mod engine;
 mod module;
 mod generation;
 mod report;
+mod outcome;
 mod observer;
+mod stored;
+mod flight;
+mod key;
+mod keep;
 mod board;
 mod attempt;
+mod turn;
 mod drive;
 mod request;
+mod execution;
+mod forecast;
 mod host;
 mod inspection;
 
@@ -32,18 +40,22 @@ pub use artifact::ArtifactError;
 pub use call::{DESCRIBE_TIMEOUT, Usage};
 pub use digest::Digest;
 pub use engine::{EpochTicker, Metering, PoolSize, TICK, config as engine_config};
+pub use execution::{Canceller, Execution};
 pub use execution_id::{ExecutionId, ExecutionIdError};
 pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
+pub use forecast::{Came, Explanation, Forecast, explain};
 pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
 pub use guest_log::Stream;
-pub use host::{BuildError, Canceller, Drained, Execution, Host, HostBuilder, Outcome, OutcomeError};
+pub use host::{BuildError, Drained, Host, HostBuilder};
 pub use inspection::Inspection;
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};
 pub use options::{
-    Artifacts, Caps, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_TABLE_ELEMENTS, DEFAULT_TIMEOUT,
-    Effective, HostOptions, Limits, RetryOptions, StepOptions,
+    Artifacts, Caps, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_RETENTION, DEFAULT_TABLE_ELEMENTS,
+    DEFAULT_TIMEOUT, Effective, HostOptions, Keeping, Limits, OnStoreError, RetryOptions, StepOptions,
 };
+pub use outcome::{Outcome, OutcomeError};
 pub use report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
 pub use request::{Request, RequestError};
+pub use stored::{StoredError, StoredRequest, decode_outcome, decode_value};
 pub use value::{Payload, Value};

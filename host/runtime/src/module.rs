@@ -26,6 +26,18 @@ pub enum LoadFault {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The results of a step cannot be kept.
+    #[error(
+        "module `{module}`: step `{step}` cannot keep its results, because the field `{field}` has the group encoding, which has no canonical form; set `persistence = false` for the step"
+    )]
+    NotKeepable {
+        /// The module.
+        module: Arc<str>,
+        /// The step.
+        step: docket_graph::StepName,
+        /// The first such field, by its full name.
+        field: String,
+    },
     /// There is no module at all.
     #[error("no `*.wasm` file below `{}`; build the modules first, or name another directory", path.display())]
     NoModules {
@@ -127,6 +139,11 @@ impl ModuleSource {
     /// Returns a module of this name and these bytes.
     pub fn new(name: impl Into<Arc<str>>, bytes: impl Into<Arc<[u8]>>) -> Self {
         Self { name: name.into(), bytes: bytes.into() }
+    }
+
+    /// Returns the file.
+    pub(crate) fn bytes(&self) -> bytes::Bytes {
+        bytes::Bytes::from_owner(Arc::clone(&self.bytes))
     }
 
     /// Returns every `*.wasm` file below the directory, in the order of the paths below it, which

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use docket_graph::{Backoff, Jitter, Policy, Reclassify, Retry};
+use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
 
 /// Wall-clock limit of one attempt. 30 s: longer than a step should take, shorter than the
 /// patience of a load balancer.
@@ -27,6 +27,10 @@ pub const DEFAULT_OUTPUT: u64 = 16 << 20;
 /// Bytes that one attempt may write to stdout and stderr together. 1 MiB is ten thousand lines.
 pub const DEFAULT_LOGS: u64 = 1 << 20;
 
+/// For how long an execution is remembered once it has ended. A week: long enough to be looked into
+/// after a weekend, and for a caller to ask again under the same id.
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What a host can be told. Construct with `HostOptions::default()` and change fields.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
@@ -44,6 +48,17 @@ pub struct HostOptions {
     pub caps: Caps,
     /// Worker tasks that one execution may spread over. Default: the number of processors.
     pub lanes: usize,
+    /// Whose keys and executions these are: letters, digits, `-`, `_` and `.`. Default `default`.
+    pub tenant: String,
+    /// How long a claim on a result holds when it is not renewed: for how long a host that dies holds
+    /// others up. Default 30 s; renewed three times as often. At least 1 s.
+    pub lease: Duration,
+    /// For how long an execution that kept results is remembered once it has ended;
+    /// `Duration::MAX` is for ever. Default one week.
+    pub retention: Duration,
+    /// What the embedder needs to make these options again when an execution is resumed elsewhere;
+    /// kept with every execution that keeps results. Default nothing.
+    pub settings: Option<String>,
 }
 
 impl Default for HostOptions {
@@ -55,6 +70,10 @@ impl Default for HostOptions {
             steps: BTreeMap::new(),
             caps: Caps::default(),
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
+            tenant: "default".to_owned(),
+            lease: docket_store::LEASE,
+            retention: DEFAULT_RETENTION,
+            settings: None,
         }
     }
 }
@@ -95,6 +114,29 @@ pub struct StepOptions {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`. `Some` is the grant to read it, even when empty.
     pub config: Option<BTreeMap<String, String>>,
+    /// Whether and how results are kept.
+    pub persistence: Option<Keeping>,
+    /// What to do where the store cannot be read or written. Without it the step fails.
+    pub on_store_error: Option<OnStoreError>,
+}
+
+/// Whether results of a step are kept, against what it declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// They are not.
+    Off,
+    /// They are, like this.
+    On(Persistence),
+}
+
+/// What a kept step does where the store cannot be read or written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStoreError {
+    /// It fails: whoever counts on its running once is not let down in silence.
+    #[default]
+    Fail,
+    /// It runs, and its result is used but perhaps not kept: it may run again.
+    Run,
 }
 
 /// Field-wise changes to a step's declared [`Retry`].
@@ -169,6 +211,10 @@ pub struct Effective {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`, if it may.
     pub config: Option<BTreeMap<String, String>>,
+    /// How its results are kept, if they are.
+    pub persistence: Option<Persistence>,
+    /// What to do where the store cannot be read or written.
+    pub on_store_error: OnStoreError,
 }
 
 impl HostOptions {
@@ -207,6 +253,15 @@ impl HostOptions {
             retry,
             max_concurrency: own.max_concurrency.or(declared.max_concurrency).or(defaults.max_concurrency),
             config: own.config.clone().or_else(|| defaults.config.clone()),
+            persistence: match own
+                .persistence
+                .or(declared.persistence.map(Keeping::On))
+                .or(defaults.persistence)
+            {
+                Some(Keeping::On(persistence)) => Some(persistence),
+                Some(Keeping::Off) | None => None,
+            },
+            on_store_error: own.on_store_error.or(defaults.on_store_error).unwrap_or_default(),
         }
     }
 }
@@ -263,6 +318,8 @@ mod tests {
             retry: Retry::once(),
             max_concurrency: None,
             config: None,
+            persistence: None,
+            on_store_error: OnStoreError::Fail,
         };
         assert_eq!(effective(|_, _, _| {}), expected);
         assert_eq!(HostOptions::default().effective("Another", &Policy::default()), expected);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use docket_graph::{FailureClass, Port, StepName};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::Usage;
 use crate::execution_id::ExecutionId;
 
 /// An execution, after the fact.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The execution.
     pub execution_id: ExecutionId,
@@ -19,46 +19,49 @@ pub struct Report {
     /// How it ended.
     pub outcome: ExecutionOutcome,
     /// Why it has no result, causes included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When it started, in milliseconds since the Unix epoch.
     pub started_at_ms: u64,
     /// From acceptance to the end.
-    #[serde(rename = "elapsed_ms", serialize_with = "millis")]
+    #[serde(rename = "elapsed_ms", serialize_with = "millis", deserialize_with = "from_millis")]
     pub elapsed: Duration,
     /// Every step of the plan, in the plan's order.
     pub steps: Vec<StepReport>,
 }
 
 /// One step of an execution.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StepReport {
     /// The step.
     pub step: StepName,
     /// The module that it comes from.
-    #[serde(serialize_with = "text")]
+    #[serde(serialize_with = "text", deserialize_with = "from_text")]
     pub module: Arc<str>,
     /// How it ended.
     pub outcome: StepOutcome,
+    /// The key of its result, where that is to be kept, in hexadecimal: also the step's idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Every attempt that was really made, in order.
     pub attempts: Vec<AttemptReport>,
 }
 
 /// One attempt.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AttemptReport {
     /// 1 for the first.
     pub attempt: u32,
     /// When it started, since the execution did.
-    #[serde(rename = "started_after_ms", serialize_with = "millis")]
+    #[serde(rename = "started_after_ms", serialize_with = "millis", deserialize_with = "from_millis")]
     pub started_after: Duration,
     /// How long it took.
-    #[serde(rename = "elapsed_ms", serialize_with = "millis")]
+    #[serde(rename = "elapsed_ms", serialize_with = "millis", deserialize_with = "from_millis")]
     pub elapsed: Duration,
     /// How it ended.
     pub outcome: AttemptOutcome,
     /// Why it failed, causes included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What it used; none where it was stopped.
     #[serde(flatten)]
@@ -66,7 +69,7 @@ pub struct AttemptReport {
 }
 
 /// How an execution ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecutionOutcome {
     /// It has a result.
@@ -84,7 +87,7 @@ pub enum ExecutionOutcome {
 }
 
 /// How a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepOutcome {
     /// It ran and answered.
@@ -100,7 +103,7 @@ pub enum StepOutcome {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttemptOutcome {
     /// It answered.
@@ -118,6 +121,15 @@ fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error
 /// Milliseconds with three decimals: what is worth reading of a duration.
 fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_micros() as f64 / 1000.0)
+}
+
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    String::deserialize(deserializer).map(Arc::from)
+}
+
+fn from_millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let millis = f64::deserialize(deserializer)?;
+    Duration::try_from_secs_f64(millis / 1000.0).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -142,7 +154,7 @@ mod tests {
 
     fn step(name: &str, outcome: StepOutcome, attempts: Vec<AttemptReport>) -> StepReport {
         let step = StepName::parse(name).unwrap();
-        StepReport { step, module: "fetch.wasm".into(), outcome, attempts }
+        StepReport { step, module: "fetch.wasm".into(), outcome, key: None, attempts }
     }
 
     #[test]
@@ -175,6 +187,8 @@ mod tests {
             ],
         };
         assert_eq!(serde_json::to_string_pretty(&report).unwrap(), GOLDEN);
+        let read: Report = serde_json::from_str(GOLDEN).unwrap();
+        assert_eq!(serde_json::to_string_pretty(&read).unwrap(), GOLDEN, "reports are read back");
     }
 
     const GOLDEN: &str = r#"{

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use docket_graph::{PlanErrors, Port, PortError};
+use docket_store::StoreError;
 use prost::Name;
 
 use crate::execution_id::ExecutionId;
 use crate::failure::{AnswerFault, ErrorKind};
+use crate::generation::LoadErrors;
+use crate::stored::StoredError;
 use crate::value::Value;
 
 /// A wish for one output. Built up by its methods; a fault in it is reported when it is executed.
@@ -124,6 +127,43 @@ pub enum RequestError {
         /// The step.
         step: docket_graph::StepName,
     },
+    /// A step keeps its results, and the host has nowhere to keep them.
+    #[error("{}the host has no store; give it one, or set `persistence = false`", .step.as_ref().map(|step| format!("step `{step}` keeps its results, but ")).unwrap_or_default())]
+    NoStore {
+        /// The first such step.
+        step: Option<docket_graph::StepName>,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store has of the execution cannot be understood.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
+    /// Another request was made under this id.
+    #[error("the execution id `{id}` belongs to another request; choose another id")]
+    Conflict {
+        /// The id.
+        id: ExecutionId,
+    },
+    /// No execution of this id is recorded.
+    #[error("no execution `{id}` is recorded; only executions that keep results are")]
+    UnknownExecution {
+        /// The id.
+        id: ExecutionId,
+    },
+    /// A module that the execution began with is gone.
+    #[error("execution `{id}` cannot be resumed: its module `{module}` ({digest}) is no longer in the store")]
+    NoModule {
+        /// The execution.
+        id: ExecutionId,
+        /// The name that the module had.
+        module: String,
+        /// Its digest.
+        digest: String,
+    },
+    /// The modules that the execution began with cannot be loaded here.
+    #[error(transparent)]
+    Load(Arc<LoadErrors>),
     /// The host is shutting down.
     #[error("the host is shutting down and takes no more executions")]
     Closed,
@@ -137,7 +177,14 @@ impl RequestError {
             | RequestError::Plan(_)
             | RequestError::Input { .. }
             | RequestError::List { .. } => ErrorKind::Invalid,
-            RequestError::Closed => ErrorKind::Unavailable,
+            RequestError::Conflict { .. } => ErrorKind::Conflict,
+            RequestError::UnknownExecution { .. } => ErrorKind::NotFound,
+            RequestError::NoStore { .. }
+            | RequestError::Store(_)
+            | RequestError::Stored(_)
+            | RequestError::NoModule { .. }
+            | RequestError::Load(_)
+            | RequestError::Closed => ErrorKind::Unavailable,
         }
     }
 }

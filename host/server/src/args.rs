@@ -1,6 +1,8 @@
 //! Owns the command line as it is typed. Never acts on it.
 
-use std::path::PathBuf;
+mod kept;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum, ValueHint};
@@ -10,15 +12,17 @@ use docket_runtime::ExecutionId;
 
 use crate::input::InputArg;
 
+pub(crate) use kept::*;
+
 /// Below every help text that needs it.
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the execution failed
-  2    the command line or an input is wrong; nothing has run
+  2    the command line or an input is wrong, or there is no such thing; nothing has run
   3    a module, or the graph of all modules, is wrong
-  4    the configuration cannot be used
-  130  interrupted by SIGINT or SIGTERM
+  4    the configuration or the store cannot be used
+  130  interrupted by SIGINT or SIGTERM; what keeps results can be resumed
 
 Result data goes to stdout, everything else to stderr.";
 
@@ -42,10 +46,10 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct GlobalArgs {
-    /// The directory of the modules: every *.wasm file below it
-    #[arg(long, global = true, value_name = "DIR", env = "DOCKET_MODULE_DIR", default_value = ".")]
+    /// The directory of the modules: every *.wasm file below it [default: .]
+    #[arg(long = "module-dir", global = true, value_name = "DIR", env = "DOCKET_MODULE_DIR")]
     #[arg(hide_env_values = true, value_hint = ValueHint::DirPath)]
-    pub(crate) module_dir: PathBuf,
+    pub(crate) given_module_dir: Option<PathBuf>,
     /// The configuration [default: docket.toml in the module directory, if it is there]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
@@ -67,6 +71,13 @@ pub(crate) struct GlobalArgs {
     pub(crate) log_filter: Option<String>,
 }
 
+impl GlobalArgs {
+    /// Returns the directory of the modules.
+    pub(crate) fn module_dir(&self) -> &Path {
+        self.given_module_dir.as_deref().unwrap_or(Path::new("."))
+    }
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -81,8 +92,18 @@ pub(crate) enum LogFormat {
 pub(crate) enum Verb {
     /// Run what a request needs, and print the result
     Run(RunArgs),
-    /// Show what a request would run, without running it
+    /// Show what a request would run and what is kept, without running it
     Plan(PlanArgs),
+    /// Show which steps of an execution were answered from what was kept, and why the others were not
+    Explain(ExplainArgs),
+    /// Go on with an execution that was interrupted or has failed
+    Resume(ResumeArgs),
+    /// List, show, cancel and remove executions that keep results
+    Executions(ExecutionsArgs),
+    /// List, show, count and remove kept results
+    Cache(CacheArgs),
+    /// Check, copy, export and import a whole store
+    Store(StoreVerbArgs),
     /// Draw the graph of all modules
     Graph(GraphArgs),
     /// Check all modules, their graph and docket.toml
@@ -109,9 +130,19 @@ pub(crate) struct RequestArgs {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) request: RequestArgs,
-    /// The name of the execution [default: a new one that sorts by time]
+    /// The name of the execution [default: a new one that sorts by time]. Where its steps keep
+    /// results, the same request under the same name is run once
     #[arg(long, value_name = "ID", value_parser = ExecutionId::parse)]
     pub(crate) execution_id: Option<ExecutionId>,
+    #[command(flatten)]
+    pub(crate) ending: EndingArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+}
+
+/// How long an execution may take, and what is shown of its end.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct EndingArgs {
     /// The deadline of the whole execution, such as 30s or 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -141,9 +172,14 @@ pub(crate) enum ResultFormat {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) request: RequestArgs,
+    /// The name of the execution, for results that are kept for one execution alone
+    #[arg(long, value_name = "ID", value_parser = ExecutionId::parse)]
+    pub(crate) execution_id: Option<ExecutionId>,
     /// How the plan is written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = ViewFormat::Text)]
     pub(crate) format: ViewFormat,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
 }
 
 /// `graph`

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use docket_graph::Graph;
-use docket_runtime::{Artifacts, BuildError, Caps, Host, HostOptions, LoadFault, Observer};
+use docket_runtime::{
+    Artifacts, BuildError, Caps, DEFAULT_RETENTION, Host, HostBuilder, HostOptions, LoadErrors, LoadFault,
+    Observer,
+};
+use docket_store::LEASE;
 
 use crate::args::GlobalArgs;
 use crate::config::Config;
@@ -14,6 +18,7 @@ use crate::exit::Exit;
 use crate::log::LogObserver;
 use crate::nearest::meant;
 use crate::session::Session;
+use crate::store::{Door, TENANT};
 
 /// The most guest instances of one command at once. 64: more than the steps of most graphs that can
 /// run at once, and a pool that is quickly set up, because a command has but one execution.
@@ -35,25 +40,80 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
             logs: config.caps.logs.unwrap_or(caps.logs),
             max_attempts: config.caps.max_attempts.unwrap_or(caps.max_attempts),
         },
+        tenant: TENANT.to_owned(),
+        lease: config.store.lease.unwrap_or(LEASE),
+        retention: config.store.retention.unwrap_or(DEFAULT_RETENTION),
+        settings: config.text.clone(),
         ..HostOptions::default()
     }
 }
 
-/// Returns a host of all modules, with whoever is to be told of what happens.
+/// Returns a host of all modules, to look at or to run what keeps nothing.
 pub(crate) async fn host(session: &mut Session, config: &Config) -> Result<Host, CliError> {
-    let progress = Arc::clone(&session.progress);
-    let mut builder = Host::builder()
-        .module_dir(&session.args.module_dir)
-        .options(options(&session.args, config))
-        .on_compile(move |module| progress.compiling(module));
-    if let Some(observer) = observer(session) {
-        builder = builder.observer(observer);
+    let builder = builder(session, config).module_dir(session.args.module_dir());
+    of_directory(session, config, builder).await
+}
+
+/// Returns a host of all modules that keeps results behind this door.
+pub(crate) async fn keeping_host(
+    session: &mut Session,
+    config: &Config,
+    door: &Door,
+) -> Result<Host, CliError> {
+    let builder = keeping(builder(session, config), door).module_dir(session.args.module_dir());
+    of_directory(session, config, builder).await
+}
+
+/// Returns a host of these modules that keeps results behind this door.
+pub(crate) async fn host_of(
+    session: &mut Session,
+    config: &Config,
+    door: &Door,
+    modules: Vec<(String, Arc<[u8]>)>,
+) -> Result<Host, CliError> {
+    let mut builder = keeping(builder(session, config), door);
+    for (name, bytes) in modules {
+        builder = builder.module(&name, bytes);
     }
-    let dir = session.args.module_dir.clone();
-    let built = session.elsewhere(async move { builder.build().await.map_err(|error| refused(error, &dir)) });
-    let host = built.await?;
+    let build = async move { builder.build().await.map_err(|error| refused(error, "the kept modules")) };
+    session.elsewhere(build).await
+}
+
+async fn of_directory(
+    session: &mut Session,
+    config: &Config,
+    builder: HostBuilder,
+) -> Result<Host, CliError> {
+    let place = modules_of(session.args.module_dir());
+    let build = async move { builder.build().await.map_err(|error| refused(error, &place)) };
+    let host = session.elsewhere(build).await?;
     check_steps(config, host.graph())?;
     Ok(host)
+}
+
+/// Returns a builder with whoever is to be told of what happens.
+fn builder(session: &Session, config: &Config) -> HostBuilder {
+    let progress = Arc::clone(&session.progress);
+    let builder = Host::builder()
+        .options(options(&session.args, config))
+        .on_compile(move |module| progress.compiling(module));
+    match observer(session) {
+        Some(observer) => builder.observer(observer),
+        None => builder,
+    }
+}
+
+fn keeping(builder: HostBuilder, door: &Door) -> HostBuilder {
+    let door = door.clone();
+    builder.open_store(move || {
+        let door = door.clone();
+        async move { door.store().await }
+    })
+}
+
+/// Returns how the modules of a directory are named in messages.
+pub(crate) fn modules_of(dir: &Path) -> String {
+    format!("the modules of `{}`", dir.display())
 }
 
 /// A host that nobody listens to works faster.
@@ -68,19 +128,21 @@ fn observer(session: &Session) -> Option<Arc<dyn Observer>> {
 }
 
 /// Returns how it is said that there is no host.
-pub(crate) fn refused(error: BuildError, dir: &Path) -> CliError {
+pub(crate) fn refused(error: BuildError, place: &str) -> CliError {
     match error {
-        BuildError::Load(errors) => {
-            let place = format!("the modules of `{}`", dir.display());
-            let exit = if errors.0.iter().all(is_not_there) { Exit::Usage } else { Exit::Invalid };
-            CliError::of_faults(exit, &place, &errors.0)
-        }
+        BuildError::Load(errors) => unloadable(&errors, place),
         BuildError::Instances(_) | BuildError::Artifacts(_) | BuildError::Engine(_) => {
             CliError::of(Exit::Configuration, &error)
         }
         // A reason of a later version of the runtime.
         other => CliError::of(Exit::Configuration, &other),
     }
+}
+
+/// Returns how it is said that modules cannot be loaded.
+pub(crate) fn unloadable(errors: &LoadErrors, place: &str) -> CliError {
+    let exit = if errors.0.iter().all(is_not_there) { Exit::Usage } else { Exit::Invalid };
+    CliError::of_faults(exit, place, &errors.0)
 }
 
 /// What was named on the command line and is not there is bad input, not a bad module.

@@ -9,9 +9,11 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use docket_graph::{Backoff, FailureClass, Growth, Jitter, Match, Port, Reclassify};
-use docket_runtime::{RetryOptions, StepOptions};
+use docket_graph::{Backoff, FailureClass, Growth, Jitter, Match, Persistence, Port, Reclassify, Scope};
+use docket_runtime::{Keeping, OnStoreError, RetryOptions, StepOptions};
+use docket_store::StoreUrl;
 
+use crate::args::duration;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::input::{InputArg, InputSource};
@@ -23,11 +25,19 @@ pub(crate) const FILE_NAME: &str = "docket.toml";
 /// The base of exponential growth where none is given: each delay is twice the one before.
 const DEFAULT_FACTOR: f64 = 2.0;
 
+/// The shortest lease that can be set. 1 s: a shorter one lapses while a busy machine is still at it.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
+/// The word for a retention without an end.
+const FOR_EVER: &str = "forever";
+
 /// What a `docket.toml` says; nothing where there is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Config {
     /// Where it was read; none where there is no file.
     pub(crate) path: Option<PathBuf>,
+    /// The whole text, to be kept with executions that may be resumed.
+    pub(crate) text: Option<String>,
     /// `[run]`
     pub(crate) run: RunConfig,
     /// `[defaults]`
@@ -38,6 +48,18 @@ pub(crate) struct Config {
     pub(crate) caps: CapsConfig,
     /// `[host] max-instances`
     pub(crate) max_instances: Option<usize>,
+    /// `[store]`
+    pub(crate) store: StoreConfig,
+}
+
+/// Where results and executions are kept, and for how long.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct StoreConfig {
+    pub(crate) url: Option<StoreUrl>,
+    /// For how long an execution that has ended is remembered.
+    pub(crate) retention: Option<Duration>,
+    /// How long a claim holds when it is not renewed.
+    pub(crate) lease: Option<Duration>,
 }
 
 /// The default request.
@@ -92,7 +114,11 @@ impl Config {
         }
     }
 
-    fn parse(path: PathBuf, text: &str) -> Result<Self, CliError> {
+    /// Reads the text of the file of this name.
+    ///
+    /// # Errors
+    /// Every fault in it.
+    pub(crate) fn parse(path: PathBuf, text: &str) -> Result<Self, CliError> {
         let file = File::new(&path, text);
         let mut config = Self::default();
         if let Some(mut root) = file.root() {
@@ -103,6 +129,7 @@ impl Config {
             let host = |host: &mut Section<'_, '_>| host.count("max-instances");
             let most = root.section("host", host).flatten();
             config.max_instances = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+            config.store = root.section("store", |section| store(section, &path)).unwrap_or_default();
             root.finish();
         }
         let faults = file.into_faults();
@@ -110,7 +137,7 @@ impl Config {
             let place = format!("`{}`", path.display());
             return Err(CliError::of_faults(Exit::Configuration, &place, &faults));
         }
-        Ok(Self { path: Some(path), ..config })
+        Ok(Self { path: Some(path), text: Some(text.to_owned()), ..config })
     }
 }
 
@@ -135,6 +162,29 @@ fn named_beside(dir: &Path, InputArg { port, source }: InputArg) -> InputArg {
         source @ (InputSource::Text(_) | InputSource::Stdin) => source,
     };
     InputArg { port, source }
+}
+
+fn store(section: &mut Section<'_, '_>, file: &Path) -> StoreConfig {
+    let beside = file.parent().unwrap_or(Path::new(""));
+    // A place that the configuration names lies beside it, wherever the command is called.
+    let url = section.parsed("url", StoreUrl::parse).map(|url| match url {
+        StoreUrl::Sled(path) => StoreUrl::Sled(beside.join(path)),
+        StoreUrl::Sqlite(path) => StoreUrl::Sqlite(beside.join(path)),
+        url @ (StoreUrl::Memory | StoreUrl::Postgres(_) | StoreUrl::Mysql(_) | StoreUrl::Redis(_)) => url,
+    });
+    let retention = |text: &str| match text {
+        FOR_EVER => Ok(Duration::MAX),
+        text => duration(text).map_err(|error| format!("{error}, or `{FOR_EVER}`")),
+    };
+    let lease = |text: &str| match duration(text)? {
+        lease if lease < SHORTEST_LEASE => Err("it must be at least 1s".to_owned()),
+        lease => Ok(lease),
+    };
+    StoreConfig {
+        url,
+        retention: section.parsed("retention", retention),
+        lease: section.parsed("lease", lease),
+    }
 }
 
 fn steps(section: &mut Section<'_, '_>) -> BTreeMap<String, StepConfig> {
@@ -163,7 +213,22 @@ fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
         retry: section.section("retry", retry).unwrap_or_default(),
         max_concurrency: section.count_u32("max-concurrency"),
         config: None,
+        persistence: section.section_or_off("persistence", persistence).and_then(|keep| match keep {
+            Some(persistence) => persistence.map(Keeping::On),
+            None => Some(Keeping::Off),
+        }),
+        on_store_error: section.parsed("on-store-error", |text| section::choice(text, &ON_STORE_ERROR)),
     }
+}
+
+const ON_STORE_ERROR: [(&str, OnStoreError); 2] = [("fail", OnStoreError::Fail), ("run", OnStoreError::Run)];
+
+fn persistence(section: &mut Section<'_, '_>) -> Option<Persistence> {
+    const SCOPES: [(&str, Scope); 2] = [("workflow", Scope::Workflow), ("global", Scope::Global)];
+    let scope = section.parsed("scope", |text| section::choice(text, &SCOPES));
+    let ttl = section.duration("ttl");
+    section.require(["scope"]);
+    Some(Persistence { scope: scope?, ttl })
 }
 
 fn step_config(section: &mut Section<'_, '_>) -> BTreeMap<String, String> {
@@ -211,7 +276,7 @@ fn code(text: &str) -> Result<Match, &'static str> {
 
 fn kind(text: &str) -> Result<Match, String> {
     use FailureClass::*;
-    const KINDS: [(&str, FailureClass); 13] = [
+    const KINDS: [(&str, FailureClass); 14] = [
         ("retryable", Retryable),
         ("permanent", Permanent),
         ("abort", Abort),
@@ -224,6 +289,7 @@ fn kind(text: &str) -> Result<Match, String> {
         ("output", Output),
         ("logs", Logs),
         ("answer", Answer),
+        ("store", Store),
         ("internal", Internal),
     ];
     section::choice(text, &KINDS).map(Match::Class)
@@ -283,7 +349,13 @@ mod tests {
             defaults = { timeout = "5s", memory = "256MiB", output-size = "16 MiB", log-size = "1kB" }
             caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5 }
             host = { max-instances = 6 }
+            store = { url = "sled:.docket", retention = "7d", lease = "10s" }
+            [step.B]
+            persistence = false
+            on-store-error = "fail"
             [step.A]
+            persistence = { scope = "global", ttl = "1h" }
+            on-store-error = "run"
             table-elements = 100_000
             fuel = 1_000_000_000
             max-concurrency = 4
@@ -307,7 +379,16 @@ mod tests {
         assert_eq!((output, logs, table_elements), (Some(2), Some(3), Some(4)));
         assert_eq!((max_attempts, config.max_instances), (NonZeroU32::new(5), Some(6)));
         let StepConfig { line, options } = &config.steps["A"];
-        assert_eq!(*line, 6);
+        assert_eq!(*line, 10);
+        let keep = Persistence { scope: Scope::Global, ttl: Some(Duration::from_secs(3600)) };
+        assert_eq!(options.persistence, Some(Keeping::On(keep)));
+        assert_eq!(options.on_store_error, Some(OnStoreError::Run));
+        let other = &config.steps["B"].options;
+        assert_eq!((other.persistence, other.on_store_error), (Some(Keeping::Off), Some(OnStoreError::Fail)));
+        assert_eq!(config.defaults.persistence, None);
+        let StoreConfig { url, retention, lease } = &config.store;
+        assert_eq!(*url, Some(StoreUrl::Sled("dir/.docket".into())));
+        assert_eq!((retention.unwrap().as_secs(), lease.unwrap().as_secs()), (7 * 24 * 3600, 10));
         assert_eq!((options.table_elements, options.fuel), (Some(100_000), Some(1_000_000_000)));
         assert_eq!(options.max_concurrency, NonZeroU32::new(4));
         let config = [("number", "0x1F"), ("real", "1.50"), ("truth", "true"), ("word", "x")];
@@ -373,6 +454,41 @@ mod tests {
             "[step.A]\nconfig = { x = [] }",
             &["2: `step.A.config.x` must be a string, a number or a boolean, not an array"],
         );
+    }
+
+    #[test]
+    fn what_is_wrong_about_keeping_comes_at_once_with_what_was_meant() {
+        check(
+            "[defaults]\npersistence = true\non-store-error = 'rnu'\n[step.A]\npersistence = { ttl = '0s' }\n\
+             [step.B]\npersistence = { scope = 'globl', tll = '1s' }\n\
+             [store]\nurl = 'slde:x'\nretention = 'always'\nlease = '10ms'\nlaese = 1\n",
+            &[
+                "2: `defaults.persistence` must be a table or false, not true",
+                "3: `defaults.on-store-error` is wrong: `rnu` is unknown; did you mean `run`?",
+                "5: `step.A.persistence.ttl` is wrong: it must be longer than zero",
+                "5: `step.A.persistence` needs `scope`",
+                "7: `step.B.persistence.scope` is wrong: `globl` is unknown; did you mean `global`?",
+                "7: unknown key `tll` in `step.B.persistence`; did you mean `ttl`?",
+                "9: `store.url` is wrong: there is no store of the kind `slde`; did you mean `sled`?",
+                "10: `store.retention` is wrong: expected number at 0; write it like `30s` or `1h 5m`, or `forever`",
+                "11: `store.lease` is wrong: it must be at least 1s",
+                "12: unknown key `laese` in `store`; did you mean `lease`?",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_place_is_beside_the_file_unless_it_is_absolute_and_nothing_else_is_a_place() {
+        for (url, expected) in [
+            ("sqlite:a.db", "sqlite:dir/a.db"),
+            ("sled:/a", "sled:/a"),
+            ("memory:", "memory:"),
+            ("redis://host", "redis://host"),
+        ] {
+            let config = parse(&format!("store = {{ url = '{url}', retention = 'forever' }}")).unwrap();
+            assert_eq!(config.store.url.unwrap().to_string(), expected);
+            assert_eq!(config.store.retention, Some(Duration::MAX));
+        }
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Console {
         self.lock_err().bar = bar;
     }
 
+    /// Returns what results are written to that are longer than memory should hold.
+    pub(crate) fn result_writer(&self) -> ResultWriter {
+        ResultWriter(self.clone())
+    }
+
     /// Returns what the log writes to.
     pub(crate) fn log_writer(&self) -> LogWriter {
         LogWriter(self.clone())
@@ -90,6 +95,25 @@ impl Console {
 
     fn lock_err(&self) -> MutexGuard<'_, Stderr> {
         self.err.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way of a long result to stdout.
+pub(crate) struct ResultWriter(Console);
+
+impl ResultWriter {
+    fn lock(&self) -> MutexGuard<'_, dyn Write + Send + 'static> {
+        self.0.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for ResultWriter {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.lock().write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lock().flush()
     }
 }
 

@@ -14,12 +14,14 @@ pub(crate) struct CliError {
     /// Each of several faults; the sentence is their heading then.
     faults: Vec<String>,
     causes: Vec<String>,
+    /// How to go on from here, where there is a way.
+    hint: Option<String>,
 }
 
 impl CliError {
     pub(crate) fn new(exit: Exit, sentence: impl fmt::Display) -> Self {
-        let (faults, causes) = Default::default();
-        Self { exit, sentence: sentence.to_string(), faults, causes }
+        let (faults, causes, hint) = Default::default();
+        Self { exit, sentence: sentence.to_string(), faults, causes, hint }
     }
 
     /// Returns an error for the faults of one place: the fault itself where there is one, else a
@@ -59,6 +61,16 @@ impl CliError {
         self
     }
 
+    /// Adds how to go on from here.
+    pub(crate) fn with_hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
@@ -88,6 +100,9 @@ impl fmt::Display for CliError {
         write!(f, "error: {}", harmless(&self.sentence()))?;
         for cause in &self.causes {
             write!(f, "\n  caused by: {}", harmless(&cause.replace('\n', "\n    ")))?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  {}", harmless(hint))?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod log;
 mod progress;
 mod interrupt;
 mod session;
+mod store;
 mod bring_up;
 mod request;
 mod output;

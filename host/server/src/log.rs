@@ -86,6 +86,7 @@ pub(crate) fn error(error: &CliError, format: LogFormat) -> String {
                 message,
                 faults,
                 causes: error.causes(),
+                hint: error.hint(),
                 exit: error.exit().code(),
                 target: HOST,
             };
@@ -103,6 +104,8 @@ struct ErrorLine<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     faults: &'a [String],
     causes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
     exit: u8,
     target: &'static str,
 }

@@ -21,15 +21,9 @@ pub(crate) fn write(
     target: &Port,
     value: &Value,
 ) -> Result<Vec<u8>, CliError> {
-    let id = graph.find_port(target).expect("a target with a result is in the graph");
-    let message = graph.message(id);
+    let message = message(graph, target);
     match (format, value) {
-        (ResultFormat::Json, Value::One(payload)) => pretty(&shown(payload, message)?),
-        (ResultFormat::Json, Value::Many(payloads)) => {
-            let items =
-                payloads.iter().map(|payload| shown(payload, message)).collect::<Result<Vec<_>, _>>()?;
-            pretty(&ShownList(&items))
-        }
+        (ResultFormat::Json, value) => pretty(&readable(graph, target, value)?),
         (ResultFormat::Ndjson, value) => each(value, |payload, data| line(&shown(payload, message)?, data)),
         (ResultFormat::Text, value) => each(value, |payload, data| text(&shown(payload, message)?, data)),
         (ResultFormat::Proto, Value::One(payload)) => Ok(payload.bytes().to_vec()),
@@ -39,6 +33,52 @@ pub(crate) fn write(
             Ok(())
         }),
     }
+}
+
+/// A value by the descriptors of its port.
+pub(crate) enum Readable {
+    One(Shown),
+    Many(Vec<Shown>),
+}
+
+impl Serialize for Readable {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Readable::One(message) => message.serialize(serializer),
+            Readable::Many(messages) => ShownList(messages).serialize(serializer),
+        }
+    }
+}
+
+/// Returns a value of a port that the graph has, to be written as JSON.
+///
+/// # Errors
+/// Where its bytes are no such message.
+pub(crate) fn readable(graph: &Graph, port: &Port, value: &Value) -> Result<Readable, CliError> {
+    let message = message(graph, port);
+    match value {
+        Value::One(payload) => Ok(Readable::One(shown(payload, message)?)),
+        Value::Many(payloads) => {
+            let items = payloads.iter().map(|payload| shown(payload, message));
+            Ok(Readable::Many(items.collect::<Result<_, _>>()?))
+        }
+    }
+}
+
+fn message<'a>(graph: &'a Graph, port: &Port) -> &'a MessageDescriptor {
+    graph.message(graph.find_port(port).expect("a port with a value is in the graph"))
+}
+
+/// Returns data on one line, with a line break at its end.
+pub(crate) fn line_of(data: &impl Serialize) -> Result<Vec<u8>, CliError> {
+    let mut text = serde_json::to_vec(data).map_err(|error| unwritable(&error))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Returns a number of bytes as the configuration takes it.
+pub(crate) fn size(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().iec().to_string().replace(".0 ", " ")
 }
 
 /// Returns data indented by two spaces, with a line break at its end.

@@ -5,9 +5,10 @@ use std::io::Read as _;
 use std::path::Path;
 
 use docket_graph::{Graph, Plan, PlanErrors, PlanFault, Port};
-use docket_runtime::Value;
+use docket_runtime::{ErrorKind, RequestError, Value};
 
 use crate::args::RequestArgs;
+use crate::bring_up;
 use crate::config::Config;
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -16,6 +17,7 @@ use crate::json;
 use crate::session::Session;
 
 /// What is asked for, with its plan.
+#[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) target: Port,
     pub(crate) plan: Plan,
@@ -83,6 +85,21 @@ impl Asked {
         }
         Ok(values)
     }
+}
+
+/// Returns how it is said that a request is refused: nothing has run then.
+pub(crate) fn refused(error: &RequestError) -> CliError {
+    if let RequestError::Load(errors) = error {
+        return bring_up::unloadable(errors, "the kept modules");
+    }
+    let exit = match error.kind() {
+        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict => Exit::Usage,
+        ErrorKind::Unavailable => Exit::Configuration,
+        ErrorKind::Guest | ErrorKind::Cancelled | ErrorKind::Internal => Exit::Failed,
+        // A kind of a later version of the runtime.
+        _ => Exit::Failed,
+    };
+    CliError::of(exit, error)
 }
 
 /// Returns the port of an input that names none.

@@ -33,7 +33,7 @@ impl Session {
 
     /// Reads the configuration that goes with the module directory.
     pub(crate) fn config(&self) -> Result<Config, CliError> {
-        Config::load(self.args.config.as_deref(), &self.args.module_dir)
+        Config::load(self.args.config.as_deref(), self.args.module_dir())
     }
 
     /// Does work that blocks its thread elsewhere, so that a signal is heard meanwhile.

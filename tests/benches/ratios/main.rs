@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads clocks")]
 
+mod durable;
 mod raw;
 
 use std::path::{Path, PathBuf};
@@ -48,12 +49,15 @@ fn main() {
     }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let measurements: [Measurement; 5] = [
+    let measurements: [Measurement; 8] = [
         ("step", one_step),
         ("flight", many_in_flight),
         ("graph", large_graph),
         ("start", process_start),
         ("timeout", timeout_overshoot),
+        ("durable", durable::durable),
+        ("wide", durable::durable_graph),
+        ("hit", durable::hits),
     ];
     println!("{:<66} {:>12} {:>12} {:>7}  goal", "what", "docket", "floor", "ratio");
     for (name, measure) in measurements {

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod support;
+mod chance;
+mod scramble;
 
+mod canonical;
 mod cases;
 mod compatible;
 mod cycles;

@@ -11,23 +11,19 @@ use proptest::prelude::*;
 
 use crate::support::{node_port, numbered, pool};
 
-/// Runs two executions on one script, and checks each action against what a bystander knows.
 /// Returns how each node of the plan is retried.
 fn retries(plan: &Plan, retry: impl Fn(NodeId) -> Retry) -> Vec<Retry> {
     plan.nodes().map(|(node, _)| retry(node)).collect()
 }
 
+/// Runs an execution on a script, and checks each action against what a bystander knows.
 fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &DescriptorPool) {
     let graph = numbered(nodes, pool).unwrap();
     let plan = Plan::of(&graph, &node_port(nodes.len() - 1), &[]).unwrap();
     let max = |node: NodeId| max_attempts[node.index() % max_attempts.len()];
     let retry = |node| Retry { max_attempts: NonZeroU32::new(max(node)).unwrap(), ..Retry::once() };
-    let mut bystander = Bystander {
-        plan: &plan,
-        seen: vec![Seen { began: 0, running: false, stopping: false, good: false }; plan.len()],
-        root: None,
-        finished: None,
-    };
+    let mut bystander =
+        Bystander { plan: &plan, seen: vec![Seen::default(); plan.len()], root: None, finished: None };
     let mut progress = Progress::new(&plan, retries(&plan, retry));
     let mut actions = Vec::new();
     progress.start(&mut actions);
@@ -47,6 +43,14 @@ fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &Desc
             bystander.watch(&actions, &progress, max);
             continue;
         }
+        if next().is_multiple_of(5) {
+            // Any node: most are not under way.
+            let (node, _) = plan.nodes().nth(next() as usize % plan.len()).unwrap();
+            let attempt = next() % 6;
+            bystander.renumber(node, attempt);
+            progress.renumber(node, attempt);
+            bystander.watch(&[], &progress, max);
+        }
         let running: Vec<NodeId> =
             plan.nodes().map(|(n, _)| n).filter(|n| bystander.seen[n.index()].running).collect();
         let node = running[next() as usize % running.len()];
@@ -59,30 +63,41 @@ fn check(nodes: &[Vec<usize>], max_attempts: &[u32], script: &[u32], pool: &Desc
     actions.clear();
     progress.stop(StopReason::Shutdown, &mut actions);
     progress.start(&mut actions);
-    plan.nodes().for_each(|(node, _)| progress.on(node, Completion::Done, &mut actions));
+    plan.nodes().for_each(|(node, _)| {
+        progress.on(node, Completion::Done, &mut actions);
+        progress.renumber(node, 9);
+    });
     assert_eq!(actions, [], "nothing happens after the end");
+    bystander.end(&progress);
     assert_eq!(progress.conclusion(), bystander.finished);
 }
 
 fn completion(chance: u32, stopping: bool) -> Completion {
     let failed = |class| Completion::Failed { class, code: None, retry_after: None, chance: 0.5 };
-    match (stopping, chance % 16) {
+    let shared = |class| Completion::Shared { class };
+    match (stopping, chance % 20) {
         (true, 0..10) => Completion::Stopped { began: chance.is_multiple_of(2) },
         (_, 0..10) => Completion::Done,
         (_, 10) => Completion::Kept,
         (_, 11 | 12) => failed(FailureClass::Retryable),
         (_, 13) => failed(FailureClass::Timeout),
         (_, 14) => failed(FailureClass::Permanent),
+        (_, 15) => failed(FailureClass::Store),
+        (_, 16) => shared(FailureClass::Retryable),
+        (_, 17) => shared(FailureClass::Permanent),
+        (_, 18) => shared(FailureClass::Abort),
         _ => failed(FailureClass::Abort),
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     began: u32,
     running: bool,
     stopping: bool,
     good: bool,
+    /// It failed by attempts that were made elsewhere.
+    shared: bool,
 }
 
 struct Bystander<'a> {
@@ -102,15 +117,25 @@ impl Bystander<'_> {
             Completion::Kept => (seen.good, seen.began) = (true, seen.began - 1),
             Completion::Stopped { began } => seen.began -= u32::from(!began),
             Completion::Failed { class, .. } => {
-                let again =
-                    matches!(class, FailureClass::Retryable | FailureClass::Timeout) && seen.began < max;
+                use FailureClass::{Retryable, Store, Timeout};
+                let again = matches!(class, Retryable | Store | Timeout) && seen.began < max;
                 if open && !again {
-                    self.root = Some(match class {
-                        FailureClass::Abort => Conclusion::Aborted { root: node },
-                        _ => Conclusion::Failed { root: node },
-                    });
+                    self.root = Some(failure(node, *class));
                 }
             }
+            Completion::Shared { class } => {
+                (seen.shared, seen.began) = (true, seen.began - 1);
+                if open {
+                    self.root = Some(failure(node, *class));
+                }
+            }
+        }
+    }
+
+    fn renumber(&mut self, node: NodeId, attempt: u32) {
+        let seen = &mut self.seen[node.index()];
+        if seen.running {
+            seen.began = seen.began.max(attempt);
         }
     }
 
@@ -145,6 +170,13 @@ impl Bystander<'_> {
                 }
             }
         }
+        for (node, _) in self.plan.nodes() {
+            let seen = self.seen[node.index()];
+            assert_eq!(progress.attempts(node), seen.began, "{node:?}");
+            if seen.running {
+                assert_eq!(progress.state(node), State::Running { attempt: seen.began });
+            }
+        }
         assert_eq!(progress.running(), self.seen.iter().filter(|seen| seen.running).count());
         assert!(self.finished.is_some() || progress.running() > 0, "an execution that neither runs nor ends");
         let stopped = self.seen.iter().all(|seen| seen.stopping || !seen.running);
@@ -153,11 +185,12 @@ impl Bystander<'_> {
 
     fn end(&self, progress: &Progress) {
         for (node, _) in self.plan.nodes() {
-            let Seen { began, good, .. } = self.seen[node.index()];
+            let Seen { began, good, shared, .. } = self.seen[node.index()];
             assert_eq!(progress.attempts(node), began);
             match progress.state(node) {
                 State::Done | State::Kept => assert!(good),
-                State::Failed | State::Stopped => assert!(!good && began > 0),
+                State::Failed => assert!(!good && (shared || began > 0)),
+                State::Stopped => assert!(!good && began > 0),
                 State::NeverStarted => assert!(!good && began == 0),
                 state @ (State::Waiting | State::Running { .. }) => panic!("{node:?} ended as {state:?}"),
             }
@@ -169,6 +202,13 @@ impl Bystander<'_> {
             }
             Some(Conclusion::Stopped(_)) | None => {}
         }
+    }
+}
+
+fn failure(root: NodeId, class: FailureClass) -> Conclusion {
+    match class {
+        FailureClass::Abort => Conclusion::Aborted { root },
+        _ => Conclusion::Failed { root },
     }
 }
 
@@ -268,6 +308,66 @@ fn a_stop_during_a_delay_ends_the_retries() {
     let end = Conclusion::Stopped(StopReason::Deadline);
     assert_eq!(on(&mut progress, n[0], Completion::Stopped { began: false }), [Action::Finish(end)]);
     assert_eq!((progress.state(n[0]), progress.attempts(n[0])), (State::Stopped, 1));
+}
+
+#[test]
+fn attempts_count_on_from_those_before_a_restart() {
+    let (plan, n) = diamond();
+    let retry = |_| Retry { max_attempts: NonZeroU32::new(4).unwrap(), ..Retry::once() };
+    let mut progress = Progress::new(&plan, retries(&plan, retry));
+    progress.start(&mut Vec::new());
+    progress.renumber(n[0], 3);
+    progress.renumber(n[0], 2);
+    progress.renumber(n[1], 7);
+    assert_eq!(progress.state(n[0]), State::Running { attempt: 3 });
+    assert_eq!((progress.attempts(n[0]), progress.attempts(n[1])), (3, 0));
+    assert_eq!(on(&mut progress, n[0], failed(FailureClass::Timeout)), [start(n[0], 4)]);
+    let end = Action::Finish(Conclusion::Failed { root: n[0] });
+    assert_eq!(on(&mut progress, n[0], failed(FailureClass::Timeout)), [end]);
+    assert_eq!(progress.attempts(n[0]), 4);
+}
+
+#[test]
+fn the_attempt_of_a_restart_is_made_past_the_limit_and_its_failure_is_final() {
+    let (plan, n) = diamond();
+    let mut progress = Progress::new(&plan, retries(&plan, |_| Retry::once()));
+    progress.start(&mut Vec::new());
+    progress.renumber(n[0], u32::MAX);
+    let end = Action::Finish(Conclusion::Failed { root: n[0] });
+    assert_eq!(on(&mut progress, n[0], failed(FailureClass::Retryable)), [end]);
+    assert_eq!((progress.state(n[0]), progress.attempts(n[0])), (State::Failed, u32::MAX));
+}
+
+#[test]
+fn a_result_found_after_a_restart_leaves_the_attempts_that_were_made() {
+    for (last, attempts) in [(Completion::Kept, 2), (Completion::Done, 3)] {
+        let (plan, n) = diamond();
+        let mut progress = Progress::new(&plan, retries(&plan, |_| Retry::once()));
+        progress.start(&mut Vec::new());
+        progress.renumber(n[0], 3);
+        on(&mut progress, n[0], last);
+        assert_eq!(progress.attempts(n[0]), attempts);
+    }
+}
+
+#[test]
+fn a_failure_that_another_execution_had_for_good_is_not_tried_again_here() {
+    for (class, root) in [
+        (FailureClass::Retryable, (|root| Conclusion::Failed { root }) as fn(NodeId) -> Conclusion),
+        (FailureClass::Abort, |root| Conclusion::Aborted { root }),
+    ] {
+        let (plan, n) = diamond();
+        let retry = |_| Retry { max_attempts: NonZeroU32::new(9).unwrap(), ..Retry::once() };
+        let mut progress = Progress::new(&plan, retries(&plan, retry));
+        progress.start(&mut Vec::new());
+        on(&mut progress, n[0], Completion::Done);
+        let stop = [Action::Stop { node: n[2] }];
+        assert_eq!(on(&mut progress, n[1], Completion::Shared { class }), stop);
+        assert_eq!((progress.state(n[1]), progress.attempts(n[1])), (State::Failed, 0));
+        let late = Completion::Shared { class: FailureClass::Permanent };
+        assert_eq!(on(&mut progress, n[2], late), [Action::Finish(root(n[1]))]);
+        assert_eq!((progress.state(n[2]), progress.attempts(n[2])), (State::Failed, 0));
+    }
 }
 
 #[test]

@@ -71,3 +71,14 @@ pub(crate) fn numbered(nodes: &[Vec<usize>], pool: &DescriptorPool) -> Result<Gr
 pub(crate) fn node_port(node: usize) -> Port {
     Port::new("t.Text", Some(&format!("p{node}"))).unwrap()
 }
+
+/// Returns the fewest bytes of a number.
+pub(crate) fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}

@@ -1,13 +1,12 @@
 //! The check of bytes against a message type, beside a real decoder.
 
 use docket_graph::prost_reflect::prost::Message;
-use docket_graph::prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
-};
+use docket_graph::prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use docket_graph::{Schema, WireReason};
 use proptest::prelude::*;
 
-use crate::support::{descriptors, pool};
+use crate::chance::Chance;
+use crate::support::{descriptors, pool, varint};
 
 fn everything() -> MessageDescriptor {
     pool().get_message_by_name("t.Everything").unwrap()
@@ -16,69 +15,6 @@ fn everything() -> MessageDescriptor {
 fn old() -> MessageDescriptor {
     let pool = DescriptorPool::decode(descriptors("proto/old.proto").as_slice()).unwrap();
     pool.get_message_by_name("old.Old").unwrap()
-}
-
-/// Bytes that decide each choice; zeros when they are used up.
-struct Chance<'a>(&'a [u8]);
-
-impl Chance<'_> {
-    fn byte(&mut self) -> u8 {
-        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
-        self.0 = rest;
-        *first
-    }
-
-    fn number(&mut self) -> u64 {
-        let shift = self.byte() % 64;
-        u64::from_le_bytes(std::array::from_fn(|_| self.byte())) >> shift
-    }
-
-    fn text(&mut self) -> String {
-        (0..self.byte() % 4).map(|_| char::from_u32(self.number() as u32 % 0x2000).unwrap_or('x')).collect()
-    }
-
-    fn message(&mut self, descriptor: &MessageDescriptor, depth: u8) -> DynamicMessage {
-        let mut message = DynamicMessage::new(descriptor.clone());
-        for field in descriptor.fields() {
-            if self.byte().is_multiple_of(3) || depth == 0 {
-                continue;
-            }
-            let value = if field.is_map() {
-                let entry = field.kind();
-                let (key, value) = (
-                    entry.as_message().unwrap().get_field(1).unwrap(),
-                    entry.as_message().unwrap().get_field(2).unwrap(),
-                );
-                let key = |chance: &mut Self| match key.kind() {
-                    Kind::String => MapKey::String(chance.text()),
-                    _ => MapKey::I32(chance.number() as i32),
-                };
-                Value::Map((0..self.byte() % 3).map(|_| (key(self), self.value(&value, depth))).collect())
-            } else if field.is_list() {
-                Value::List((0..self.byte() % 4).map(|_| self.value(&field, depth)).collect())
-            } else {
-                self.value(&field, depth)
-            };
-            message.set_field(&field, value);
-        }
-        message
-    }
-
-    fn value(&mut self, field: &FieldDescriptor, depth: u8) -> Value {
-        match field.kind() {
-            Kind::Double => Value::F64(f64::from_bits(self.number())),
-            Kind::Float => Value::F32(f32::from_bits(self.number() as u32)),
-            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(self.number() as i32),
-            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(self.number() as i64),
-            Kind::Uint32 | Kind::Fixed32 => Value::U32(self.number() as u32),
-            Kind::Uint64 | Kind::Fixed64 => Value::U64(self.number()),
-            Kind::Bool => Value::Bool(self.byte() % 2 == 1),
-            Kind::String => Value::String(self.text()),
-            Kind::Bytes => Value::Bytes(self.number().to_le_bytes().to_vec().into()),
-            Kind::Enum(_) => Value::EnumNumber(i32::from(self.byte())),
-            Kind::Message(inner) => Value::Message(self.message(&inner, depth - 1)),
-        }
-    }
 }
 
 /// The check accepts exactly what the decoder accepts, but for maps: this decoder reads an entry whatever its wire type.
@@ -205,12 +141,19 @@ fn nesting_ends_where_decoders_end_it() {
     }
 }
 
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
+#[test]
+fn an_entry_of_a_map_is_a_level() {
+    let schema = Schema::of(&everything());
+    for (entry, field) in [(&[0x32, 5, 8, 1, 0x12, 1, 0][..], 6), (&[0x2a, 0], 5)] {
+        for depth in 98..102 {
+            let mut bytes = entry.to_vec();
+            for _ in 0..depth {
+                bytes = [varint(64 << 3 | 2), varint(bytes.len() as u64), bytes].concat();
+            }
+            let found = schema.check(&bytes).map_err(|fault| fault.reason);
+            let expected = if depth < 100 { Ok(()) } else { Err(WireReason::Depth) };
+            assert_eq!(found, expected, "field {field} at {depth}");
+            assert_eq!(schema.canonical(&bytes).map(drop).map_err(|fault| fault.reason), expected);
+        }
     }
-    bytes.push(value as u8);
-    bytes
 }

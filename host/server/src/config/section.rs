@@ -95,11 +95,40 @@ impl<'t> Section<'t, '_> {
         let DeValue::Table(table) = value else {
             return self.expected(line, key, "a table", &value);
         };
+        Some(self.below(line, key, table, read))
+    }
+
+    /// Reads a table below this one, or `false` in its place, which is `None` within.
+    pub(super) fn section_or_off<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&mut Section<'t, '_>) -> T,
+    ) -> Option<Option<T>> {
+        let (line, value) = self.take(key)?;
+        match value {
+            DeValue::Table(table) => Some(Some(self.below(line, key, table, read))),
+            DeValue::Boolean(false) => Some(None),
+            DeValue::Boolean(true) => {
+                let name = self.full_name(key);
+                self.file.fault(line, format!("`{name}` must be a table or false, not true"));
+                None
+            }
+            value => self.expected(line, key, "a table or false", &value),
+        }
+    }
+
+    fn below<T>(
+        &self,
+        line: usize,
+        key: &str,
+        table: DeTable<'t>,
+        read: impl FnOnce(&mut Section<'t, '_>) -> T,
+    ) -> T {
         let (file, name) = (self.file, self.full_name(key));
         let mut section = Section { file, name, line, table, known: Vec::new(), absent: Vec::new() };
         let read = read(&mut section);
         section.finish();
-        Some(read)
+        read
     }
 
     /// Reads a string by a function that may refuse it.

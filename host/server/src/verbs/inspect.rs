@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use docket_graph::{Arity, Growth, Jitter, Match, Persistence, Port, Retry, Scope, StepName};
-use docket_runtime::{Effective, HostOptions, Inspection, Limits, LoadErrors, ModuleSource, Purity};
+use docket_runtime::{
+    Effective, HostOptions, Inspection, Limits, LoadErrors, ModuleSource, OnStoreError, Purity,
+};
 use serde::Serialize;
 
 use super::graph::{port, takes};
@@ -14,7 +16,7 @@ use crate::args::{InspectArgs, ViewFormat};
 use crate::bring_up;
 use crate::config::Config;
 use crate::error::CliError;
-use crate::output;
+use crate::output::{self, size};
 use crate::session::Session;
 
 pub(super) async fn inspect(session: &mut Session, args: InspectArgs) -> Result<(), CliError> {
@@ -29,7 +31,7 @@ pub(super) async fn inspect(session: &mut Session, args: InspectArgs) -> Result<
             Ok(source) => Inspection::of(&source, &told).await.map(|found| (source.len_bytes(), found)),
             Err(error) => Err(error),
         };
-        looked.map_err(|error| bring_up::refused(error, &asked))
+        looked.map_err(|error| bring_up::refused(error, &bring_up::modules_of(&asked)))
     });
     let (bytes, found) = look.await?;
     let view = ModuleView::of(&found, bytes, &options);
@@ -64,7 +66,7 @@ struct StepView<'a> {
     output: PortView<'a>,
     /// As it is run: its declaration, the configuration and the caps, put together.
     policy: PolicyView,
-    /// What it asks for; this version keeps no results.
+    /// How its results are kept, by the same three; none where they are not.
     persistence: Option<PersistenceView>,
 }
 
@@ -107,6 +109,8 @@ struct BackoffView {
 struct PersistenceView {
     scope: Scope,
     ttl_ms: Option<u64>,
+    /// What is done where the store fails: `fail` or `run`.
+    on_store_error: &'static str,
 }
 
 impl<'a> ModuleView<'a> {
@@ -115,16 +119,14 @@ impl<'a> ModuleView<'a> {
         let (purity, because_of) = facts.purity();
         let steps = graph.steps().map(|(_, step)| {
             let view = |(port, arity)| PortView { port: graph.port(port), arity };
+            let effective = options.effective(step.name.as_str(), &step.policy);
             StepView {
                 step: &step.name,
                 version: step.version.as_deref(),
                 inputs: step.inputs.iter().copied().map(view).collect(),
                 output: view(step.output),
-                policy: PolicyView::of(options.effective(step.name.as_str(), &step.policy)),
-                persistence: step
-                    .policy
-                    .persistence
-                    .map(|Persistence { scope, ttl }| PersistenceView { scope, ttl_ms: ttl.map(millis) }),
+                persistence: PersistenceView::of(&effective),
+                policy: PolicyView::of(effective),
             }
         });
         Self {
@@ -143,7 +145,8 @@ impl<'a> ModuleView<'a> {
 
 impl PolicyView {
     fn of(effective: Effective) -> Self {
-        let Effective { limits, retry, max_concurrency, config: _ } = effective;
+        let Effective { limits, retry, max_concurrency, config: _, persistence: _, on_store_error: _ } =
+            effective;
         let Limits { timeout, memory, table_elements, output, logs, fuel } = limits;
         Self {
             timeout_ms: millis(timeout),
@@ -155,6 +158,17 @@ impl PolicyView {
             max_concurrency: max_concurrency.map(u32::from),
             retry: RetryView::of(&retry),
         }
+    }
+}
+
+impl PersistenceView {
+    fn of(effective: &Effective) -> Option<Self> {
+        let Persistence { scope, ttl } = effective.persistence?;
+        let on_store_error = match effective.on_store_error {
+            OnStoreError::Fail => "fail",
+            OnStoreError::Run => "run",
+        };
+        Some(Self { scope, ttl_ms: ttl.map(millis), on_store_error })
     }
 }
 
@@ -274,14 +288,15 @@ fn retries(retry: &RetryView) -> String {
 
 fn keep(persistence: Option<&PersistenceView>) -> String {
     match persistence {
-        None => "asks for nothing to be kept".to_owned(),
-        Some(PersistenceView { scope, ttl_ms }) => {
+        None => "nothing".to_owned(),
+        Some(PersistenceView { scope, ttl_ms, on_store_error }) => {
             let scope = match scope {
-                Scope::Workflow => "in one execution",
+                Scope::Workflow => "for its execution",
                 Scope::Global => "for all executions",
             };
             let ttl = ttl_ms.map_or("for ever".to_owned(), |ttl| format!("for {}", time(ttl)));
-            format!("asks for its result to be kept {ttl}, {scope}; this version keeps none")
+            let without = if *on_store_error == "run" { "; runs without the store too" } else { "" };
+            format!("its result, {scope}, {ttl}{without}")
         }
     }
 }
@@ -297,11 +312,6 @@ pub(super) fn purity(purity: Purity) -> &'static str {
 
 fn time(millis: u64) -> String {
     humantime::format_duration(Duration::from_millis(millis)).to_string()
-}
-
-/// Returns a size as the configuration takes it.
-fn size(bytes: u64) -> String {
-    bytesize::ByteSize::b(bytes).display().iec().to_string().replace(".0 ", " ")
 }
 
 fn millis(duration: Duration) -> u64 {

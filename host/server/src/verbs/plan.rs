@@ -1,49 +1,91 @@
-//! `plan`: shows what a request would run, in order, and why. Never runs a step.
+//! `plan`: shows what a request would run and what is kept, in order, and why. Never runs a step.
 
-use docket_graph::{Arity, Graph, NodeId, Plan, Port, Source, StepName};
-use docket_runtime::{Generation, Purity};
+use std::sync::Arc;
+
+use docket_graph::{Arity, Graph, Plan, Port, Source, StepName};
+use docket_runtime::{ExecutionId, Forecast, Generation, Host, Purity, Request};
 use serde::Serialize;
 
 use super::graph::{port, takes};
 use super::table::table;
 use crate::args::{PlanArgs, ViewFormat};
 use crate::bring_up;
-use crate::error::CliError;
+use crate::error::{CliError, harmless};
 use crate::output;
-use crate::request::Asked;
+use crate::request::{Asked, refused};
 use crate::session::Session;
+use crate::store::{Door, Notice};
 
 pub(super) async fn plan(session: &mut Session, args: PlanArgs) -> Result<(), CliError> {
-    let PlanArgs { request, format } = args;
+    let PlanArgs { request, execution_id, format, store } = args;
     let config = session.config()?;
-    let host = bring_up::host(session, &config).await?;
+    let door = Door::of(&store, &config, Notice::Unusual)?;
+    let host = bring_up::keeping_host(session, &config, &door).await?;
     let asked = Asked::of(request, &config, host.graph())?;
+    let states = states(session, &host, &asked, execution_id).await;
+    // The host has begun nothing, so that there is nothing to settle.
+    let generation = Arc::clone(host.generation());
+    drop(host);
+    door.close().await;
+    let states = states?;
     let data = match format {
-        ViewFormat::Json => output::pretty(&view(host.generation(), &asked))?,
-        ViewFormat::Text => text(host.generation(), &asked).into_bytes(),
+        ViewFormat::Json => output::pretty(&view(&generation, &asked, &states))?,
+        ViewFormat::Text => text(&generation, &asked, &states).into_bytes(),
     };
     session.console.show(&data)
 }
 
-/// What a plan does about a step.
-#[derive(Clone, Copy, Debug, Serialize)]
-enum State {
-    #[serde(rename = "will run")]
-    WillRun,
+/// What a plan does about a step, and why.
+#[derive(Serialize)]
+struct State {
+    state: &'static str,
+    reason: String,
+    /// The key of its result, where that is to be kept and its inputs are known.
+    key: Option<String>,
 }
 
 impl State {
-    /// Returns the state of a step, and the reason for it.
-    fn of(_: NodeId) -> (Self, &'static str) {
-        (State::WillRun, "no result is kept for it")
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            State::WillRun => "will run",
+    fn of(forecast: Forecast) -> Self {
+        match forecast {
+            Forecast::Hit { key } => {
+                Self { state: "hit", reason: "its result is kept".to_owned(), key: Some(key) }
+            }
+            Forecast::WillRun { key, reason } => Self { state: "will run", reason, key },
+            Forecast::Unknown { until } => {
+                Self { state: "unknown", reason: format!("until `{until}` has run"), key: None }
+            }
         }
     }
 }
+
+/// Returns what becomes of each step, in the plan's order. The values of the inputs are read only where
+/// a key is made of them.
+async fn states(
+    session: &mut Session,
+    host: &Host,
+    asked: &Asked,
+    execution_id: Option<ExecutionId>,
+) -> Result<Vec<State>, CliError> {
+    let generation = host.generation();
+    if !asked.plan.nodes().any(|(_, step)| generation.persistence(step).is_some()) {
+        let unkept = || State::of(Forecast::WillRun { key: None, reason: NOT_KEPT.to_owned() });
+        return Ok(asked.plan.nodes().map(|_| unkept()).collect());
+    }
+    let mut request = Request::new(asked.target.clone());
+    for (port, value) in asked.clone().values(session, host.graph()).await? {
+        request = request.value(port, value);
+    }
+    if let Some(id) = execution_id {
+        request = request.execution_id(id);
+    }
+    let asking = host.clone();
+    let forecasts = async move { asking.forecast(request).await.map_err(|error| refused(&error)) };
+    let forecasts = session.elsewhere(forecasts).await?;
+    Ok(forecasts.into_iter().map(|(_, forecast)| State::of(forecast)).collect())
+}
+
+/// Why a step runs whose results are not kept.
+const NOT_KEPT: &str = "its results are not kept";
 
 #[derive(Serialize)]
 struct PlanView<'a> {
@@ -56,8 +98,8 @@ struct PlanView<'a> {
 struct StepView<'a> {
     step: &'a StepName,
     module: &'a str,
-    state: State,
-    reason: &'static str,
+    #[serde(flatten)]
+    state: &'a State,
     inputs: Vec<InputView<'a>>,
     output: PortView<'a>,
     purity: Purity,
@@ -79,11 +121,10 @@ struct PortView<'a> {
     arity: Arity,
 }
 
-fn view<'a>(generation: &'a Generation, asked: &'a Asked) -> PlanView<'a> {
+fn view<'a>(generation: &'a Generation, asked: &'a Asked, states: &'a [State]) -> PlanView<'a> {
     let graph = generation.graph();
-    let steps = asked.plan.nodes().map(|(node, id)| {
+    let steps = asked.plan.nodes().zip(states).map(|((node, id), state)| {
         let step = graph.step(id);
-        let (state, reason) = State::of(node);
         let sources = step.inputs.iter().zip(asked.plan.inputs(node));
         let input = |(&(port, arity), &source)| InputView {
             port: PortView { port: graph.port(port), arity },
@@ -93,7 +134,6 @@ fn view<'a>(generation: &'a Generation, asked: &'a Asked) -> PlanView<'a> {
             step: &step.name,
             module: &graph.modules()[step.module],
             state,
-            reason,
             inputs: sources.map(input).collect(),
             output: PortView { port: graph.port(step.output.0), arity: step.output.1 },
             purity: generation.modules()[step.module].purity().0,
@@ -110,7 +150,7 @@ fn producer<'a>(graph: &'a Graph, plan: &Plan, source: Source) -> Option<&'a Ste
     }
 }
 
-fn text(generation: &Generation, asked: &Asked) -> String {
+fn text(generation: &Generation, asked: &Asked, states: &[State]) -> String {
     let graph = generation.graph();
     let Asked { target, plan, given, .. } = asked;
     if plan.is_empty() {
@@ -118,12 +158,11 @@ fn text(generation: &Generation, asked: &Asked) -> String {
     }
     let given: Vec<_> = given.iter().map(Port::to_string).collect();
     let from = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
-    let rows = plan.nodes().map(|(node, id)| {
+    let rows = plan.nodes().zip(states).map(|((_, id), State { state, reason, key: _ })| {
         let step = graph.step(id);
-        let (state, reason) = State::of(node);
         [
             step.name.to_string(),
-            format!("{}: {reason}", state.as_str()),
+            format!("{state}: {}", harmless(reason)),
             takes(graph, &step.inputs),
             port(graph, step.output),
             super::inspect::purity(generation.modules()[step.module].purity().0).to_owned(),

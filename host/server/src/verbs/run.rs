@@ -1,20 +1,20 @@
 //! `run`: computes what a request asks for, and writes the result.
 
-use docket_runtime::{ExecutionError, Outcome, Report, Request, RequestError};
+use docket_runtime::Request;
 
-use crate::args::{LogFormat, RunArgs};
+use super::carrying::{carry, settle};
+use crate::args::RunArgs;
 use crate::bring_up;
 use crate::error::CliError;
-use crate::exit::Exit;
-use crate::interrupt::interrupted;
-use crate::output;
-use crate::request::Asked;
+use crate::request::{Asked, refused};
 use crate::session::Session;
+use crate::store::{Door, Notice};
 
 pub(super) async fn run(session: &mut Session, args: RunArgs) -> Result<(), CliError> {
-    let RunArgs { request, execution_id, timeout, report: wants_report, format } = args;
+    let RunArgs { request, execution_id, ending, store } = args;
     let config = session.config()?;
-    let host = bring_up::host(session, &config).await?;
+    let door = Door::of(&store, &config, Notice::Abandoned(execution_id.clone()))?;
+    let host = bring_up::keeping_host(session, &config, &door).await?;
     let asked = Asked::of(request, &config, host.graph())?;
     let target = asked.target.clone();
     let mut request = Request::new(target.clone());
@@ -24,46 +24,15 @@ pub(super) async fn run(session: &mut Session, args: RunArgs) -> Result<(), CliE
     if let Some(id) = execution_id {
         request = request.execution_id(id);
     }
-    if let Some(timeout) = timeout.or(config.run.timeout) {
+    if let Some(timeout) = ending.timeout.or(config.run.timeout) {
         request = request.timeout(timeout);
     }
 
-    let mut execution = host.start(request).map_err(|error| refused(&error))?;
-    let (id, canceller) = (execution.id().clone(), execution.canceller());
-    let outcome = execution.outcome();
-    tokio::pin!(outcome);
-    let (outcome, signal) = tokio::select! {
-        outcome = &mut outcome => (outcome, None),
-        signal = session.interrupt.signal() => {
-            canceller.cancel();
-            (outcome.await, Some(signal))
-        }
+    let execution = host.start(request).map_err(|error| refused(&error))?;
+    let shown = match carry(session, execution, &door, ending.report).await {
+        Ok(carried) => carried.show(session, &host, &target, ending),
+        Err(error) => Err(error),
     };
-    let Outcome { result, report } = outcome.map_err(|error| refused(&error))?;
-    session.progress.clear();
-    if wants_report {
-        session.console.complain(&said(&report, session.args.log_format)?);
-    }
-    match (result, signal) {
-        (Err(ExecutionError::Cancelled), Some(signal)) => {
-            Err(interrupted(signal, &format!("execution `{id}` was stopped")))
-        }
-        (Err(error), _) => Err(CliError::of(Exit::Failed, &error)),
-        // A result that was there before the signal was heard is a result.
-        (Ok(value), _) => session.console.show(&output::write(format, host.graph(), &target, &value)?),
-    }
-}
-
-/// Returns the report as an object, on one line where each line is to be one.
-fn said(report: &Report, format: LogFormat) -> Result<String, CliError> {
-    let text = match format {
-        LogFormat::Text => serde_json::to_string_pretty(report),
-        LogFormat::Json => serde_json::to_string(report),
-    };
-    text.map_err(|error| CliError::new(Exit::Failed, "the report cannot be written").caused_by(&error))
-}
-
-/// Nothing has run where a request is refused.
-fn refused(error: &RequestError) -> CliError {
-    CliError::of(Exit::Usage, error)
+    settle(session, host, &door).await;
+    shown
 }

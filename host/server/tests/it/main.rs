@@ -4,7 +4,9 @@
 
 mod support;
 
+mod crash;
 mod faults;
+mod keeping;
 mod layering;
 mod run;
 mod show;

@@ -1,14 +1,14 @@
 //! `run`: results, inputs, reports, and every way to end.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use docket_host::{Console, Exit};
 use serde_json::Value;
 
-use crate::support::{command, demo, demo_reading, ended, folder, guests};
+use crate::support::{command, demo, demo_reading, ended, folder, guests, send};
 
 const ALICE: &str = r#"{"profile":{"name":"Alice","email":"alice@example.com"},"prefs":{"darkMode":true},"activity":{"loginCount":42,"lastLogin":"2024-01-15"}}"#;
 
@@ -111,11 +111,6 @@ fn the_report_comes_before_the_error_of_a_failed_execution() {
     let report: Value = serde_json::from_str(report).unwrap();
     assert_eq!(report["outcome"], "deadline-exceeded");
     assert_eq!(error, "the execution passed its deadline of 20 ms\n");
-}
-
-fn send(signal: &str, child: &Child) {
-    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
 }
 
 #[test]

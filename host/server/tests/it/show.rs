@@ -14,7 +14,7 @@ fn a_plan_shows_the_steps_in_order_with_their_state_and_reason() {
         plan["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
     assert_eq!(steps, ["FetchActivity", "FetchPreferences", "FetchProfile", "EnrichUser"]);
     let last = &plan["steps"][3];
-    assert_eq!((&last["state"], &last["reason"]), (&"will run".into(), &"no result is kept for it".into()));
+    assert_eq!((&last["state"], &last["reason"]), (&"will run".into(), &"its results are not kept".into()));
     assert_eq!((&last["depth"], &last["module"]), (&1.into(), &"enrich_user.wasm".into()));
     assert_eq!(last["inputs"][0]["from"], "FetchProfile");
     assert_eq!(last["output"]["port"], "example.v1.EnrichedUser");
@@ -93,7 +93,9 @@ fn completions_and_help_need_no_modules() {
     }
     let help = run(dir.path(), &["--help"]);
     assert_eq!((help.code, &*help.err), (Some(0), ""));
-    for verb in ["run", "plan", "graph", "validate", "inspect", "completions", "Exit codes:"] {
+    let verbs =
+        ["run", "plan", "explain", "resume", "executions", "cache", "store", "graph", "validate", "inspect"];
+    for verb in verbs.iter().chain(&["completions", "Exit codes:"]) {
         assert!(help.out.contains(verb), "{verb}");
     }
 }

@@ -33,6 +33,42 @@ pub(crate) fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     dir
 }
 
+/// Returns a directory with the demonstration guests and this `docket.toml`, which comes with the default
+/// request.
+pub(crate) fn demo_folder(toml: &str) -> tempfile::TempDir {
+    let run =
+        "[run]\noutput = 'example.v1.EnrichedUser'\ninput = ['example.v1.UserID={\"id\":\"user-123\"}']\n";
+    folder(&[
+        ("docket.toml", &format!("{run}{toml}")),
+        ("enrich_user.wasm", "guest:enrich_user.wasm"),
+        ("fetch_activity.wasm", "guest:fetch_activity.wasm"),
+        ("fetch_preferences.wasm", "guest:fetch_preferences.wasm"),
+        ("fetch_profile.wasm", "guest:fetch_profile.wasm"),
+    ])
+}
+
+/// Sends a signal to a process of ours.
+pub(crate) fn send(signal: &str, child: &Child) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Reads from a stream until a line contains the text; returns all that was read.
+pub(crate) fn read_until(stream: &mut impl std::io::BufRead, text: &str) -> String {
+    let mut lines = String::new();
+    while !lines.lines().last().is_some_and(|line| line.contains(text)) {
+        assert!(stream.read_line(&mut lines).unwrap() > 0, "no `{text}` in:\n{lines}");
+    }
+    lines
+}
+
+/// Runs the command to its end, which must be a good one, and returns what it printed as JSON.
+pub(crate) fn json(dir: &Path, args: &[&str]) -> serde_json::Value {
+    let ended = run(dir, args);
+    assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.err);
+    serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ended.out))
+}
+
 /// Returns the command, in a directory, with nothing of the caller's environment that it reads. The
 /// guests are compiled already: what is said of that has a test of its own.
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
@@ -48,6 +84,8 @@ fn raw(dir: &Path, args: &[&str]) -> Command {
         .current_dir(dir)
         .env_remove("RUST_LOG")
         .env_remove("DOCKET_MODULE_DIR")
+        .env_remove("DOCKET_STORE")
+        .env("XDG_STATE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("state"))
         .env("DOCKET_ARTIFACT_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("artifacts"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,0 +1,526 @@
+//! Owns the one walk over a message's bytes: whether they are a message of its type and, where that is asked, whether
+//! they stand in canonical form. Never builds a message: a good one is read without one allocation.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+
+use crate::map_key::MapKey;
+use crate::schema::{EIGHT, END, FOUR, Field, LENGTH, START, Schema, Shape, Table, Type, VARINT};
+use crate::wire::{MAX_DEPTH, WireFault, WireReason};
+
+impl Schema {
+    /// Returns whether the bytes are one message of this type: well-formed tags, each known field of the declared wire
+    /// type (repeated numbers packed or not), lengths inside their parents, text in UTF-8, groups closed. What it
+    /// accepts, a decoder accepts. Unknown fields are allowed; missing `required` ones are not looked for.
+    ///
+    /// # Errors
+    /// The first place where they are not.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), WireFault> {
+        self.walk::<WellFormed>(bytes).map(drop)
+    }
+
+    /// Returns whether the bytes, which are one message of this type, stand in the form that is looked for.
+    pub(crate) fn walk<L: Look>(&self, bytes: &[u8]) -> Result<bool, WireFault> {
+        let walk = Walk::<L>::new(self.tables(), bytes);
+        match walk.message(0, Span { at: 0, end: bytes.len() }, None, 0) {
+            Ok(_) => Ok(walk.holds.get()),
+            Err(Stop) => {
+                let ((offset, reason), (table, field)) = (walk.fault.get(), walk.place.get());
+                Err(WireFault { offset, message: self.tables()[table as usize].name.clone(), field, reason })
+            }
+        }
+    }
+}
+
+/// What a walk looks for.
+pub(crate) trait Look {
+    /// Whether it judges the form, too.
+    const FORM: bool;
+}
+
+/// Whether the bytes are a message.
+pub(crate) enum WellFormed {}
+
+/// Whether they stand in canonical form, too.
+pub(crate) enum Canonical {}
+
+impl Look for WellFormed {
+    const FORM: bool = false;
+}
+
+impl Look for Canonical {
+    const FORM: bool = true;
+}
+
+pub(crate) struct Walk<'a, L> {
+    tables: &'a [Table],
+    bytes: &'a [u8],
+    /// Whether all that was read stands in the form.
+    holds: Cell<bool>,
+    /// Where a message has more oneofs than bits: its first byte and the oneof of which it has a member.
+    beyond: RefCell<BTreeSet<(usize, u32)>>,
+    /// Where and why it stopped.
+    fault: Cell<(usize, WireReason)>,
+    /// In which table, and in which field.
+    place: Cell<(u32, Option<u32>)>,
+    look: PhantomData<L>,
+}
+
+/// The bytes are no message; the walk knows why. Nothing is carried here, so that what is read comes back in registers.
+#[derive(Debug)]
+pub(crate) struct Stop;
+
+/// What is left of the message that is being read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) at: usize,
+    pub(crate) end: usize,
+}
+
+/// One field as it stands in the bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record {
+    pub(crate) number: u32,
+    pub(crate) wire: u8,
+    /// Where its tag begins.
+    pub(crate) at: usize,
+    /// All after the tag; of a length and what it covers, only the latter.
+    pub(crate) value: Span,
+}
+
+/// What is known of a message's fields before the one that is being read.
+struct Before<'a> {
+    start: usize,
+    number: u32,
+    /// The first 64, as bits.
+    oneofs: u64,
+    key: Option<MapKey<'a>>,
+}
+
+impl<'a, L: Look> Walk<'a, L> {
+    pub(crate) fn new(tables: &'a [Table], bytes: &'a [u8]) -> Self {
+        Self {
+            tables,
+            bytes,
+            holds: Cell::new(true),
+            beyond: RefCell::default(),
+            fault: Cell::new((0, WireReason::Truncated)),
+            place: Cell::new((0, None)),
+            look: PhantomData,
+        }
+    }
+
+    #[cold]
+    fn stop(&self, offset: usize, reason: WireReason) -> Stop {
+        self.fault.set((offset, reason));
+        Stop
+    }
+
+    #[cold]
+    fn stop_in(&self, table: u32, field: Option<u32>) -> Stop {
+        self.place.set((table, field));
+        Stop
+    }
+
+    /// Reads fields up to the end of the span, or up to the end of the group of this number. Returns where it ended.
+    fn message(&self, table: u32, mut span: Span, group: Option<u32>, depth: u32) -> Result<usize, Stop> {
+        let fields = &self.tables[table as usize];
+        let mut before = Before { start: span.at, number: 0, oneofs: 0, key: None };
+        while span.at < span.end {
+            let start = span.at;
+            let (number, wire) = self.tag(&mut span).map_err(|Stop| self.stop_in(table, None))?;
+            let here = |Stop| self.stop_in(table, Some(number));
+            if wire == END {
+                if group == Some(number) {
+                    return Ok(span.at);
+                }
+                return Err(here(self.stop(start, WireReason::Group)));
+            }
+            let Some(field) = fields.field(number) else {
+                self.unknown(&mut before, fields, number);
+                self.skip(&mut span, number, wire, depth).map_err(here)?;
+                continue;
+            };
+            self.known(&mut before, field, number);
+            match field.ty {
+                Type::Message if wire == LENGTH => {
+                    let inner = self.length(&mut span).map_err(here)?;
+                    let is_entry = field.shape == Shape::Map && depth < MAX_DEPTH;
+                    if !is_entry || !self.plain_entry(&mut before, field, inner)? {
+                        self.nested(field.table, inner, None, depth, start)?;
+                        self.placed(&mut before, field, inner).map_err(here)?;
+                    }
+                }
+                Type::Group if wire == START && L::FORM => {
+                    return Err(here(self.stop(start, WireReason::GroupField)));
+                }
+                Type::Group if wire == START => {
+                    span.at = self.nested(field.table, span, Some(number), depth, start)?;
+                }
+                _ => self.scalar(&mut span, field, wire, start).map_err(here)?,
+            }
+        }
+        match group {
+            None => Ok(span.at),
+            Some(_) => {
+                self.stop(span.at, WireReason::Group);
+                Err(self.stop_in(table, group))
+            }
+        }
+    }
+
+    /// Reads an entry of a map as encoders write most: the key, then a value that is no message. Returns whether it is
+    /// one; all others are to be read as any message is.
+    fn plain_entry(&self, before: &mut Before<'a>, field: Field, entry: Span) -> Result<bool, Stop> {
+        let fields = &self.tables[field.table as usize];
+        let mut span = entry;
+        for number in 1..=2 {
+            let start = span.at;
+            let next = self.bytes[..span.end].get(start).copied().map(u32::from);
+            match fields.field(number) {
+                Some(Field { ty: Type::Message | Type::Group, .. }) => return Ok(false),
+                Some(part) if next == Some(number << 3 | u32::from(part.wire)) => {
+                    span.at += 1;
+                    let read = self.scalar(&mut span, part, part.wire, start);
+                    read.map_err(|Stop| self.stop_in(field.table, Some(number)))?;
+                }
+                Some(_) | None => return Ok(false),
+            }
+        }
+        if span.at < span.end {
+            return Ok(false);
+        }
+        self.placed(before, field, entry)?;
+        Ok(true)
+    }
+
+    fn nested(
+        &self,
+        table: u32,
+        span: Span,
+        group: Option<u32>,
+        depth: u32,
+        start: usize,
+    ) -> Result<usize, Stop> {
+        if depth == MAX_DEPTH {
+            self.stop(start, WireReason::Depth);
+            return Err(self.stop_in(table, None));
+        }
+        self.message(table, span, group, depth + 1)
+    }
+
+    /// Reads the value of a known field that is no message, or has a message's type on a wrong wire type.
+    #[inline(always)]
+    fn scalar(&self, span: &mut Span, field: Field, found: u8, start: usize) -> Result<(), Stop> {
+        let expected = field.wire;
+        if found == expected {
+            let is_default = match field.ty {
+                Type::String => {
+                    let text = self.length(span)?;
+                    self.text(text)?;
+                    text.at == text.end
+                }
+                Type::Bytes => {
+                    let bytes = self.length(span)?;
+                    bytes.at == bytes.end
+                }
+                _ => field.is_default(self.number(span, field, found)?),
+            };
+            match field.shape {
+                Shape::Implicit => self.require(!is_default),
+                Shape::Packed => self.require(false),
+                Shape::Explicit | Shape::Unpacked | Shape::Map => {}
+            }
+            return Ok(());
+        }
+        if found == LENGTH && field.is_repeated() && matches!(expected, VARINT | FOUR | EIGHT) {
+            let elements = self.length(span)?;
+            self.require(field.shape == Shape::Packed && elements.at < elements.end);
+            return self.packed(elements, field, expected);
+        }
+        match found {
+            VARINT | EIGHT | LENGTH | START | FOUR => {
+                Err(self.stop(start, WireReason::WireType { expected, found }))
+            }
+            _ => Err(self.stop(start, WireReason::NoWireType(found))),
+        }
+    }
+
+    #[inline]
+    fn text(&self, text: Span) -> Result<(), Stop> {
+        let bytes = &self.bytes[text.at..text.end];
+        // Most texts are short and ASCII: a call costs more than a look at them.
+        if bytes.len() <= 16 && bytes.iter().fold(0, |all, byte| all | byte) < 0x80 {
+            return Ok(());
+        }
+        let valid = std::str::from_utf8(bytes);
+        valid.map(drop).map_err(|error| self.stop(text.at + error.valid_up_to(), WireReason::Utf8))
+    }
+
+    #[inline]
+    fn packed(&self, mut elements: Span, field: Field, wire: u8) -> Result<(), Stop> {
+        let width = match wire {
+            FOUR => 4,
+            EIGHT => 8,
+            _ => {
+                while elements.at < elements.end {
+                    self.some_varints(&mut elements, field)?;
+                }
+                return Ok(());
+            }
+        };
+        match (elements.end - elements.at) % width {
+            0 => Ok(()),
+            rest => Err(self.stop(elements.end - rest, WireReason::Packed)),
+        }
+    }
+
+    /// Reads eight small numbers at once where there are, else one.
+    #[inline]
+    fn some_varints(&self, elements: &mut Span, field: Field) -> Result<(), Stop> {
+        if let Some(eight) = self.bytes[elements.at..elements.end].first_chunk() {
+            let eight = u64::from_le_bytes(*eight);
+            if eight & 0x8080_8080_8080_8080 == 0 {
+                self.require(field.ty != Type::Bool || eight & 0x7e7e_7e7e_7e7e_7e7e == 0);
+                elements.at += 8;
+                return Ok(());
+            }
+        }
+        self.number(elements, field, VARINT).map(drop).map_err(|Stop| match self.fault.get() {
+            (offset, WireReason::Truncated) => self.stop(offset, WireReason::Packed),
+            _ => Stop,
+        })
+    }
+
+    /// Skips the value of an unknown field.
+    fn skip(&self, span: &mut Span, number: u32, wire: u8, depth: u32) -> Result<(), Stop> {
+        match wire {
+            VARINT => self.varint(span).map(drop),
+            FOUR => self.fixed(span, 4).map(drop),
+            EIGHT => self.fixed(span, 8).map(drop),
+            LENGTH => self.length(span).map(drop),
+            START if depth == MAX_DEPTH => Err(self.stop(span.at, WireReason::Depth)),
+            START => {
+                // What is inside of an unknown group is kept as it is.
+                let holds = self.holds.get();
+                self.skip_group(span, number, depth)?;
+                self.holds.set(holds);
+                Ok(())
+            }
+            _ => Err(self.stop(span.at, WireReason::NoWireType(wire))),
+        }
+    }
+
+    fn skip_group(&self, span: &mut Span, number: u32, depth: u32) -> Result<(), Stop> {
+        loop {
+            let start = span.at;
+            if start == span.end {
+                return Err(self.stop(start, WireReason::Group));
+            }
+            match self.tag(span)? {
+                (inner, END) if inner == number => return Ok(()),
+                (_, END) => return Err(self.stop(start, WireReason::Group)),
+                (inner, wire) => self.skip(span, inner, wire, depth + 1)?,
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn tag(&self, span: &mut Span) -> Result<(u32, u8), Stop> {
+        let start = span.at;
+        let key = self.varint(span)?;
+        let number = key >> 3;
+        if number == 0 || number >= 1 << 29 {
+            return Err(self.stop(start, WireReason::FieldNumber));
+        }
+        Ok((number as u32, (key & 7) as u8))
+    }
+
+    /// Reads a number of this type and wire type. Returns its bits as they are to be written.
+    #[inline(always)]
+    pub(crate) fn number(&self, span: &mut Span, field: Field, wire: u8) -> Result<u64, Stop> {
+        match wire {
+            FOUR => self.fixed(span, 4),
+            EIGHT => self.fixed(span, 8),
+            _ => {
+                let read = self.varint(span)?;
+                // Small numbers, which most are, are what they are in all types but one.
+                let cut = if read < 0x80 && field.ty != Type::Bool { read } else { field.cut(read) };
+                self.require(cut == read);
+                Ok(cut)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fixed(&self, span: &mut Span, width: usize) -> Result<u64, Stop> {
+        if span.end - span.at < width {
+            return Err(self.stop(span.at, WireReason::Truncated));
+        }
+        let mut bits = [0; 8];
+        bits[..width].copy_from_slice(&self.bytes[span.at..span.at + width]);
+        span.at += width;
+        Ok(u64::from_le_bytes(bits))
+    }
+
+    /// Reads a length and steps over what it covers, which is returned.
+    #[inline(always)]
+    fn length(&self, span: &mut Span) -> Result<Span, Stop> {
+        let start = span.at;
+        let length = self.varint(span)?;
+        match usize::try_from(length) {
+            Ok(length) if length <= span.end - span.at => {
+                let inner = Span { at: span.at, end: span.at + length };
+                span.at = inner.end;
+                Ok(inner)
+            }
+            _ => Err(self.stop(start, WireReason::Truncated)),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn varint(&self, span: &mut Span) -> Result<u64, Stop> {
+        match self.bytes[..span.end].get(span.at) {
+            Some(byte) if *byte < 0x80 => {
+                span.at += 1;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(span),
+        }
+    }
+
+    #[inline(never)]
+    fn long_varint(&self, span: &mut Span) -> Result<u64, Stop> {
+        let start = span.at;
+        let mut value = 0;
+        for (i, byte) in self.bytes[start..span.end].iter().enumerate().take(10) {
+            // The tenth byte has room for one bit.
+            if i == 9 && *byte > 1 {
+                return Err(self.stop(start, WireReason::Varint));
+            }
+            value |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                // Zeros on top of a number say nothing.
+                self.require(*byte != 0 || i == 0);
+                span.at = start + i + 1;
+                return Ok(value);
+            }
+        }
+        Err(self.stop(start, WireReason::Truncated))
+    }
+}
+
+/// The form.
+impl<'a, L: Look> Walk<'a, L> {
+    #[inline(always)]
+    fn require(&self, holds: bool) {
+        if L::FORM && !holds {
+            self.holds.set(false);
+        }
+    }
+
+    #[inline]
+    fn unknown(&self, before: &mut Before<'a>, fields: &Table, number: u32) {
+        if L::FORM {
+            self.require(!fields.is_entry && number >= before.number);
+            before.number = number;
+        }
+    }
+
+    #[inline]
+    fn known(&self, before: &mut Before<'a>, field: Field, number: u32) {
+        if !L::FORM {
+            return;
+        }
+        let again = match field.shape {
+            Shape::Implicit | Shape::Explicit | Shape::Packed => false,
+            Shape::Unpacked | Shape::Map => number == before.number,
+        };
+        self.require(number > before.number || again);
+        if !again {
+            before.key = None;
+        }
+        before.number = number;
+        if field.oneof != 0 {
+            self.require(self.is_first_member(before, field.oneof));
+        }
+    }
+
+    fn is_first_member(&self, before: &mut Before<'a>, oneof: u32) -> bool {
+        match 1u64.checked_shl(oneof - 1) {
+            Some(bit) => {
+                let first = before.oneofs & bit == 0;
+                before.oneofs |= bit;
+                first
+            }
+            None => self.beyond.borrow_mut().insert((before.start, oneof)),
+        }
+    }
+
+    /// Judges the place of a message among its siblings, after it was read.
+    #[inline]
+    fn placed(&self, before: &mut Before<'a>, field: Field, inner: Span) -> Result<(), Stop> {
+        if !L::FORM {
+            return Ok(());
+        }
+        match field.shape {
+            Shape::Map if self.holds.get() => {
+                let key = self.first_key(field.table, inner)?;
+                self.require(before.key.is_none_or(|last| last < key));
+                before.key = Some(key);
+            }
+            Shape::Map => {}
+            Shape::Implicit => self.require(inner.at < inner.end),
+            Shape::Explicit | Shape::Unpacked | Shape::Packed => {}
+        }
+        Ok(())
+    }
+
+    /// Returns the key of a map's entry in canonical form, where it is the first field and its tag one byte.
+    #[inline]
+    fn first_key(&self, table: u32, mut entry: Span) -> Result<MapKey<'a>, Stop> {
+        let field = self.key_field(table);
+        if entry.at == entry.end || self.bytes[entry.at] >> 3 != 1 {
+            return Ok(MapKey::absent(field));
+        }
+        entry.at += 1;
+        match field.ty {
+            Type::String => self.length(&mut entry).map(|text| MapKey::Text(&self.bytes[text.at..text.end])),
+            _ => self.number(&mut entry, field, field.wire).map(|bits| MapKey::of(field, bits)),
+        }
+    }
+
+    /// Returns the key of any entry: the last that stands there.
+    pub(crate) fn last_key(&self, table: u32, mut entry: Span) -> Result<MapKey<'a>, Stop> {
+        let field = self.key_field(table);
+        let mut key = MapKey::absent(field);
+        while entry.at < entry.end {
+            let Record { number: 1, wire, mut value, .. } = self.record(&mut entry)? else { continue };
+            key = match field.ty {
+                Type::String => MapKey::Text(&self.bytes[value.at..value.end]),
+                _ => MapKey::of(field, self.number(&mut value, field, wire)?),
+            };
+        }
+        Ok(key)
+    }
+
+    #[inline]
+    fn key_field(&self, table: u32) -> Field {
+        self.tables[table as usize].field(1).expect("an entry has a key")
+    }
+
+    /// Reads one field without its meaning. Only of bytes that a walk has found good: nothing counts the depth here.
+    pub(crate) fn record(&self, span: &mut Span) -> Result<Record, Stop> {
+        let at = span.at;
+        let (number, wire) = self.tag(span)?;
+        let value = if wire == LENGTH {
+            self.length(span)?
+        } else {
+            let start = span.at;
+            self.skip(span, number, wire, 0)?;
+            Span { at: start, end: span.at }
+        };
+        Ok(Record { number, wire, at, value })
+    }
+}

@@ -1,0 +1,560 @@
+//! Owns one execution from its acceptance to its outcome, and, where results are kept, the way
+//! through the journal: begun, joined, answered from the record, or gone on with. Never decides what
+//! a step does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use docket_graph::{Arity, Graph, Port};
+use docket_store::{Entry, Held, Kind, NewExecution, Opened, RecordKey, Status, StepNote, Unfinished};
+use futures_util::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::artifact::ArtifactStore;
+use crate::board::{Home, Run, Start};
+use crate::call;
+use crate::clock;
+use crate::drive::{Stops, drive};
+use crate::execution_id::ExecutionId;
+use crate::failure::ExecutionError;
+use crate::generation::{Engine, Generation, LoadErrors, Loading, Prepared, frame};
+use crate::keep::{Ending, HeldExecution, Keeping, KeepingParts};
+use crate::module::ModuleSource;
+use crate::observer::Observer;
+use crate::options::{HostOptions, OnStoreError};
+use crate::outcome::Outcome;
+use crate::report::{ExecutionOutcome, Report, StepOutcome};
+use crate::request::{Request, RequestError};
+use crate::stored::{self, StoredRequest};
+use crate::value::Value;
+
+/// How often a caller that waits for another process's execution looks whether it has ended; a
+/// wake-up from the store usually comes first.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Opens the store when it is first needed.
+pub(crate) type OpenStore = Box<
+    dyn Fn() -> BoxFuture<'static, Result<Arc<dyn docket_store::Store>, docket_store::StoreError>>
+        + Send
+        + Sync,
+>;
+
+/// What all executions of a host share.
+pub(crate) struct Shared {
+    pub(crate) home: Arc<Home>,
+    pub(crate) executions: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) options: HostOptions,
+    pub(crate) artifacts: ArtifactStore,
+    pub(crate) plain: Arc<Engine>,
+    pub(crate) compiling: Box<dyn Fn(&str) + Send + Sync>,
+    pub(crate) open_store: Option<OpenStore>,
+    pub(crate) keeping: OnceCell<Arc<Keeping>>,
+}
+
+impl Shared {
+    /// Returns what the host has of its store, which is opened now if it was not before.
+    pub(crate) async fn keeping(&self) -> Result<&Arc<Keeping>, RequestError> {
+        let open = self.open_store.as_ref().ok_or(RequestError::NoStore { step: None })?;
+        let parts = async || {
+            let store = open().await?;
+            let HostOptions { tenant, lease, retention, .. } = &self.options;
+            let (tenant, lease, retention) = (tenant.as_str().into(), *lease, *retention);
+            Ok(Keeping::new(KeepingParts { store, tenant, lease, retention }))
+        };
+        self.keeping.get_or_try_init(parts).await
+    }
+
+    fn loading(&self) -> Loading<'_> {
+        let Self { options, artifacts, plain, compiling, .. } = self;
+        Loading { options, artifacts, plain, compiling: &**compiling }
+    }
+
+    /// Returns a home for a generation beside the live one: it shares all but the modules.
+    fn home_of(&self, generation: Generation) -> Arc<Home> {
+        let Home { generation: _, instances, most_helpers, tenant, observer } = &*self.home;
+        let (instances, observer): (Arc<Semaphore>, Option<Arc<dyn Observer>>) =
+            (Arc::clone(instances), observer.clone());
+        let (most_helpers, tenant) = (*most_helpers, Arc::clone(tenant));
+        Arc::new(Home { generation: Arc::new(generation), instances, most_helpers, tenant, observer })
+    }
+
+    /// Accepts a request.
+    pub(crate) fn accept(self: &Arc<Self>, request: Request) -> Result<Execution, RequestError> {
+        let limit = request.timeout;
+        let (id, accepted) = self.look_at(request)?;
+        let what = What::Request(Box::new(accepted));
+        Ok(Execution { id, what, limit, host: Arc::clone(self), cancelled: None })
+    }
+
+    /// Checks a request, and returns it as it would be carried out.
+    pub(crate) fn look_at(&self, request: Request) -> Result<(ExecutionId, Accepted), RequestError> {
+        let Request { target, inputs, execution_id, started_at, timeout: _ } = request;
+        if self.executions.is_closed() {
+            return Err(RequestError::Closed);
+        }
+        let mut ports = Vec::with_capacity(inputs.len() + 1);
+        let mut given = Vec::with_capacity(inputs.len());
+        for (port, value) in inputs {
+            ports.push(port?);
+            given.push(value);
+        }
+        let now = clock::unix_millis(clock::wall());
+        let accepted =
+            accepted(&self.home, target?, ports, given, started_at.map_or(now, clock::unix_millis))?;
+        if accepted.prepared.keeps && self.open_store.is_none() {
+            let generation = &self.home.generation;
+            let kept =
+                accepted.prepared.plan.nodes().find(|(_, step)| generation.persistence(*step).is_some());
+            let step = kept.map(|(_, step)| self.home.generation.graph().step(step).name.clone());
+            return Err(RequestError::NoStore { step });
+        }
+        Ok((execution_id.unwrap_or_else(|| ExecutionId::at(now)), accepted))
+    }
+
+    /// Returns the execution of this id, to be gone on with.
+    pub(crate) fn resume(self: &Arc<Self>, id: ExecutionId) -> Execution {
+        let what = What::Recorded(Unfinished::Resume);
+        Execution { id, what, limit: None, host: Arc::clone(self), cancelled: None }
+    }
+}
+
+/// A request that fits the graph.
+pub(crate) struct Accepted {
+    pub(crate) home: Arc<Home>,
+    pub(crate) prepared: Arc<Prepared>,
+    target: Port,
+    ports: Vec<Port>,
+    pub(crate) given: Vec<Arc<Value>>,
+    started_at_ms: u64,
+}
+
+fn accepted(
+    home: &Arc<Home>,
+    target: Port,
+    mut ports: Vec<Port>,
+    mut given: Vec<Arc<Value>>,
+    started_at_ms: u64,
+) -> Result<Accepted, RequestError> {
+    let generation = &home.generation;
+    let prepared = generation.plan(target.clone(), &mut ports)?;
+    check(generation.graph(), &ports, &mut given, prepared.keeps)?;
+    Ok(Accepted { home: Arc::clone(home), prepared, target, ports, given, started_at_ms })
+}
+
+impl Accepted {
+    fn stored(&self, options: &HostOptions) -> StoredRequest {
+        let modules = self.home.generation.modules_of(&self.prepared.plan);
+        StoredRequest {
+            target: self.target.clone(),
+            inputs: self.ports.iter().cloned().zip(self.given.iter().cloned()).collect(),
+            started_at_ms: self.started_at_ms,
+            modules: modules.map(|(facts, _)| (facts.name.to_string(), facts.digest.to_string())).collect(),
+            settings: options.settings.clone(),
+        }
+    }
+
+    /// Returns whether every kept step of the plan is to run even where there is no store.
+    fn runs_without_store(&self) -> bool {
+        let codes = self.prepared.plan.nodes().map(|(_, step)| self.home.generation.code(step));
+        codes.filter_map(|code| code.keep.as_ref()).all(|keep| keep.on_store_error == OnStoreError::Run)
+    }
+
+    /// Returns a hash of what is asked: the target and the inputs, in the order of their ports.
+    fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        frame(&mut hash, self.target.to_string().as_bytes());
+        let mut inputs: Vec<_> = self.ports.iter().zip(&self.given).collect();
+        inputs.sort_by_key(|(port, _)| *port);
+        for (port, value) in inputs {
+            frame(&mut hash, port.to_string().as_bytes());
+            frame(&mut hash, &[u8::from(value.arity() == Arity::Many)]);
+            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+        }
+        hash.finalize().into()
+    }
+}
+
+/// An accepted request. Runs while [`Execution::outcome`] is awaited.
+#[must_use = "an execution runs only while its outcome is awaited"]
+pub struct Execution {
+    id: ExecutionId,
+    what: What,
+    limit: Option<Duration>,
+    host: Arc<Shared>,
+    cancelled: Option<CancellationToken>,
+}
+
+enum What {
+    Request(Box<Accepted>),
+    /// What the journal has under the id, and whether that is gone on with where it has no result.
+    Recorded(Unfinished),
+}
+
+/// Stops an execution from elsewhere. Clones stop the same one.
+#[derive(Clone, Debug)]
+pub struct Canceller(CancellationToken);
+
+impl Canceller {
+    /// Stops the execution, unless it is over: nothing new starts, what runs is stopped, and the
+    /// outcome is [`ExecutionError::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+impl Execution {
+    /// Returns the execution's id.
+    pub fn id(&self) -> &ExecutionId {
+        &self.id
+    }
+
+    /// Returns whether the execution is journaled, so that it can be resumed: some step of it keeps its
+    /// results.
+    pub fn is_journaled(&self) -> bool {
+        match &self.what {
+            What::Request(accepted) => accepted.prepared.keeps,
+            What::Recorded(_) => true,
+        }
+    }
+
+    /// Sets the deadline of the whole execution, from now on.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limit = Some(timeout);
+        self
+    }
+
+    /// Returns what stops this execution.
+    pub fn canceller(&mut self) -> Canceller {
+        Canceller(self.cancelled.get_or_insert_default().clone())
+    }
+
+    /// Carries the execution out; or, where the journal has one of the same id with the same request,
+    /// goes on with it, waits for it, or returns what came of it.
+    ///
+    /// # Errors
+    /// Where the host was shut down since the request was accepted, the store cannot be used, or the
+    /// id belongs to another request.
+    ///
+    /// # Cancel safety
+    /// As [`Host::execute`](crate::Host::execute). A journaled execution can be resumed then.
+    pub async fn outcome(self) -> Result<Outcome, RequestError> {
+        let Self { id, what, limit, host, cancelled } = self;
+        // Counted first: a shutdown either sees this execution or is seen by it.
+        let _counted = host.executions.token();
+        if host.executions.is_closed() {
+            return Err(RequestError::Closed);
+        }
+        let begun = Begun { id, limit, host: &host, cancelled };
+        match what {
+            What::Request(accepted) if !accepted.prepared.keeps => Ok(begun.run(*accepted, None, None).await),
+            // Boxed: most executions are not journaled, and would carry its size.
+            what => Box::pin(begun.journaled(what)).await,
+        }
+    }
+}
+
+/// How carrying out a journaled execution ended.
+enum Carried {
+    /// With an outcome, which is recorded.
+    Ended(Outcome),
+    /// By another: it was cancelled in the journal, or is another process's now. This is as far as it
+    /// came.
+    Lost(Outcome),
+}
+
+/// An execution under way.
+struct Begun<'a> {
+    id: ExecutionId,
+    limit: Option<Duration>,
+    host: &'a Arc<Shared>,
+    cancelled: Option<CancellationToken>,
+}
+
+impl Begun<'_> {
+    async fn run(
+        &self,
+        accepted: Accepted,
+        journaled: Option<Arc<Keeping>>,
+        lost: Option<CancellationToken>,
+    ) -> Outcome {
+        let Self { id, limit, host, cancelled } = self;
+        let Accepted { home, prepared, given, started_at_ms, .. } = accepted;
+        let (id, limit) = (id.clone(), *limit);
+        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled });
+        let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
+        drive(&run, Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown }).await;
+        for ending in run.endings() {
+            // A task that only writes a note has nothing to say.
+            let _ = ending.await;
+        }
+        let (result, report) = run.outcome();
+        Outcome { result, report }
+    }
+
+    async fn journaled(self, mut what: What) -> Result<Outcome, RequestError> {
+        let keeping = match self.host.keeping().await {
+            Ok(keeping) => Arc::clone(keeping),
+            Err(error) => return self.unrecorded(what, None, error).await,
+        };
+        let until = self.limit.and_then(|limit| clock::deadline(clock::now(), limit));
+        let mut lost = None;
+        loop {
+            let opened = match &what {
+                What::Request(accepted) => match self.open(&keeping, accepted).await {
+                    Ok(opened) => opened,
+                    Err(error) => return self.unrecorded(what, Some(keeping), error).await,
+                },
+                What::Recorded(unfinished) => {
+                    let opened = keeping.journal.reopen(&keeping.tenant, self.id.as_str(), *unfinished);
+                    opened.await?.ok_or_else(|| RequestError::UnknownExecution { id: self.id.clone() })?
+                }
+            };
+            let carried = match opened {
+                Opened::New(held) => {
+                    let What::Request(accepted) = what else {
+                        unreachable!("only a request begins an execution")
+                    };
+                    self.carry_out(*accepted, keeping.hold_execution(held)).await
+                }
+                Opened::Resumed(held, entry) => self.go_on(&keeping, held, entry).await?,
+                Opened::Over(entry) if entry.facts.status == Status::Cancelled && lost.is_some() => {
+                    return Ok(lost.expect("just looked at"));
+                }
+                Opened::Over(entry) => return recorded(&self.id, entry),
+                Opened::Conflict(_) => return Err(RequestError::Conflict { id: self.id }),
+                Opened::Elsewhere(entry) => {
+                    if let Some(stopped) = self.wait(&keeping, &entry, until).await {
+                        return Ok(unfinished(&self.id, &entry, stopped));
+                    }
+                    continue;
+                }
+            };
+            match carried {
+                Carried::Ended(outcome) => return Ok(outcome),
+                // The journal knows who has it now, or that it was cancelled there.
+                Carried::Lost(outcome) => {
+                    lost = Some(outcome);
+                    what = What::Recorded(Unfinished::Return);
+                }
+            }
+        }
+    }
+
+    /// Carries a request out of which nothing can be recorded, where all its kept steps are to run even
+    /// so.
+    ///
+    /// # Errors
+    /// The given one, where they are not.
+    async fn unrecorded(
+        &self,
+        what: What,
+        keeping: Option<Arc<Keeping>>,
+        error: RequestError,
+    ) -> Result<Outcome, RequestError> {
+        match what {
+            What::Request(accepted)
+                if matches!(error, RequestError::Store(_)) && accepted.runs_without_store() =>
+            {
+                tracing::warn!(%error, execution = %self.id, "the execution cannot be recorded, and runs all the same");
+                Ok(self.run(*accepted, keeping, None).await)
+            }
+            What::Request(_) | What::Recorded(_) => Err(error),
+        }
+    }
+
+    async fn open(&self, keeping: &Arc<Keeping>, accepted: &Accepted) -> Result<Opened, RequestError> {
+        for (facts, file) in accepted.home.generation.modules_of(&accepted.prepared.plan) {
+            keeping.keep_module(&facts.digest.to_string(), file).await?;
+        }
+        let stored = accepted.stored(&self.host.options);
+        let new = NewExecution {
+            tenant: Arc::clone(&keeping.tenant),
+            id: self.id.as_str().into(),
+            request_digest: accepted.digest(),
+            request: stored.encode(),
+            detail: detail(&stored, None),
+        };
+        Ok(keeping.journal.open(new, Unfinished::Return).await?)
+    }
+
+    /// Goes on with a recorded execution, with the modules that it began with.
+    async fn go_on(&self, keeping: &Arc<Keeping>, held: Held, entry: Entry) -> Result<Carried, RequestError> {
+        let held = keeping.hold_execution(held);
+        let StoredRequest { target, inputs, started_at_ms, modules, .. } =
+            StoredRequest::decode(entry.request)?;
+        let live = &self.host.home;
+        let home = if live.generation.has_modules(modules.iter().map(|(_, digest)| digest.as_str())) {
+            Arc::clone(live)
+        } else {
+            let mut sources = Vec::new();
+            for (name, digest) in &modules {
+                let bytes = keeping.journal.module(digest).await?;
+                let bytes = bytes.ok_or_else(|| RequestError::NoModule {
+                    id: self.id.clone(),
+                    module: name.clone(),
+                    digest: digest.clone(),
+                })?;
+                sources.push(ModuleSource::new(name.as_str(), &bytes[..]));
+            }
+            let generation = self.host.loading().generation(&sources).await;
+            self.host.home_of(
+                generation.map_err(|LoadErrors(faults)| RequestError::Load(Arc::new(LoadErrors(faults))))?,
+            )
+        };
+        let (ports, given) = inputs.into_iter().unzip();
+        let accepted = accepted(&home, target, ports, given, started_at_ms)?;
+        Ok(self.carry_out(accepted, held).await)
+    }
+
+    /// Runs a journaled execution and records how it ended.
+    async fn carry_out(&self, accepted: Accepted, mut held: HeldExecution) -> Carried {
+        let stored = accepted.stored(&self.host.options);
+        let home = Arc::clone(&accepted.home);
+        let keeping = Arc::clone(held.keeping());
+        let lost = held.lost();
+        let outcome = self.run(accepted, Some(keeping), Some(lost.clone())).await;
+        let left = self.cancelled.as_ref().is_some_and(CancellationToken::is_cancelled);
+        if outcome.report.outcome == ExecutionOutcome::Cancelled && lost.is_cancelled() && !left {
+            held.superseded();
+            return Carried::Lost(outcome);
+        }
+        let ending = Ending {
+            status: match outcome.report.outcome {
+                ExecutionOutcome::Done => Status::Done,
+                ExecutionOutcome::Failed | ExecutionOutcome::Aborted => Status::Failed,
+                ExecutionOutcome::DeadlineExceeded
+                | ExecutionOutcome::Cancelled
+                | ExecutionOutcome::Shutdown => Status::Interrupted,
+            },
+            outcome: stored::encode_outcome(&outcome),
+            detail: detail(&stored, outcome.report.error.as_deref()),
+            steps: notes(&home.generation, &outcome.report),
+        };
+        if let Err(error) = held.finish(ending).await {
+            // The outcome is what it is; a record that does not say so is gone on with, and finds
+            // what was kept.
+            tracing::warn!(%error, execution = %self.id, "the end of the execution could not be recorded");
+        }
+        Carried::Ended(outcome)
+    }
+
+    /// Waits until another process's execution has changed; returns what stopped the waiting, if
+    /// anything did.
+    async fn wait(&self, keeping: &Keeping, entry: &Entry, until: Option<Instant>) -> Option<ExecutionError> {
+        let key = format!("{}/{}", keeping.tenant, entry.id);
+        let key = RecordKey::parse(&key).expect("the record was just read under this key");
+        let cancelled = async {
+            match &self.cancelled {
+                Some(token) => token.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancelled => Some(ExecutionError::Cancelled),
+            () = self.host.shutdown.cancelled() => Some(ExecutionError::Shutdown),
+            () = clock::sleep_until(until), if until.is_some() => {
+                Some(ExecutionError::Deadline { limit: self.limit.unwrap_or_default() })
+            }
+            () = keeping.store().changed(Kind::Execution, &key, LOOK_AGAIN) => None,
+        }
+    }
+}
+
+/// Returns what came of an execution that is over.
+fn recorded(id: &ExecutionId, entry: Entry) -> Result<Outcome, RequestError> {
+    if entry.outcome.is_empty() {
+        return Ok(unfinished(id, &entry, ExecutionError::Cancelled));
+    }
+    Ok(stored::decode_outcome(entry.outcome)?)
+}
+
+/// Returns the outcome of an execution of which only the record is known.
+fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome {
+    let stored = StoredRequest::decode(entry.request.clone()).ok();
+    let target = stored.as_ref().map(|stored| stored.target.clone());
+    let report = Report {
+        execution_id: id.clone(),
+        target: target.unwrap_or_else(|| Port::new("unknown", None).expect("a plain name is a port")),
+        outcome: match &error {
+            ExecutionError::Deadline { .. } => ExecutionOutcome::DeadlineExceeded,
+            ExecutionError::Shutdown => ExecutionOutcome::Shutdown,
+            _ => ExecutionOutcome::Cancelled,
+        },
+        error: Some(error.to_string()),
+        started_at_ms: stored.map_or(0, |stored| stored.started_at_ms),
+        elapsed: Duration::ZERO,
+        steps: Vec::new(),
+    };
+    Outcome { result: Err(error), report }
+}
+
+/// Returns what people see of an execution in its record.
+fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
+    let digests: Vec<&str> = stored.modules.iter().map(|(_, digest)| digest.as_str()).collect();
+    let mut detail = serde_json::json!({ "target": stored.target, "modules": digests });
+    if let Some(error) = error {
+        detail["error"] = error.into();
+    }
+    detail.to_string().into()
+}
+
+/// Returns the notes of the steps whose results are kept.
+fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
+    let note = |step: &crate::report::StepReport| {
+        let key = step.key.as_ref()?;
+        let (status, how) = match step.outcome {
+            StepOutcome::Done => (Status::Done, "made"),
+            StepOutcome::Cached => (Status::Done, "found"),
+            StepOutcome::Failed => (Status::Failed, "failed"),
+            StepOutcome::Cancelled | StepOutcome::NeverStarted => (Status::Released, "stopped"),
+        };
+        let facts = generation.modules().iter().find(|facts| facts.name == step.module)?;
+        Some(StepNote {
+            step: step.step.as_str().into(),
+            module: facts.digest.to_string().into(),
+            status,
+            attempts: step.attempts.last().map_or(0, |attempt| attempt.attempt),
+            detail: serde_json::json!({ "key": key, "result": how }).to_string().into(),
+        })
+    };
+    report.steps.iter().filter_map(note).collect()
+}
+
+/// Checks what the caller gives before anything runs: each message is what its port says, and a
+/// list is given only where lists are taken. Where keys will be made of the messages, they are put
+/// into canonical form.
+fn check(graph: &Graph, ports: &[Port], given: &mut [Arc<Value>], keeps: bool) -> Result<(), RequestError> {
+    for (port, value) in ports.iter().zip(given) {
+        let id = graph.find_port(port).expect("the plan knows every given port");
+        let fault = if keeps {
+            match call::canonical(Value::clone(value), graph.schema(id)) {
+                Ok(canonical) => {
+                    *value = Arc::new(canonical);
+                    None
+                }
+                Err(fault) => Some(fault),
+            }
+        } else {
+            call::undecodable(value, graph.schema(id))
+        };
+        if let Some(fault) = fault {
+            return Err(RequestError::Input { port: port.clone(), fault });
+        }
+        if value.arity() == Arity::Many {
+            let takes_one = |step: &&docket_graph::StepId| {
+                graph.step(**step).inputs.iter().any(|(input, arity)| *input == id && *arity == Arity::One)
+            };
+            if let Some(step) = graph.consumers(id).iter().find(takes_one) {
+                let step = graph.step(*step).name.clone();
+                return Err(RequestError::List { port: port.clone(), step });
+            }
+        }
+    }
+    Ok(())
+}

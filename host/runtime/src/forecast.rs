@@ -1,0 +1,256 @@
+//! Owns the look ahead and the look back: which steps of a request would be answered from what is
+//! kept, which of an execution were, and why the others were not. Never instantiates a guest, never
+//! writes.
+
+use std::sync::Arc;
+
+use docket_graph::{Arity, NodeId, Scope, Source, StepName};
+use docket_store::{Filter, Journal, Kind, Left, Look, Query, Record, Status, Store, StoreError, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::execution::{Accepted, Shared};
+use crate::generation::Keep;
+use crate::keep::Keeping;
+use crate::key::{self, Parts, WorkKey};
+use crate::request::{Request, RequestError};
+use crate::stored;
+use crate::value::Value;
+
+/// How many of the newest results of a step are compared with a key that has none: what was kept last
+/// is what a person means by "before".
+const COMPARED: usize = 50;
+
+/// What would become of one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "forecast", rename_all = "kebab-case")]
+pub enum Forecast {
+    /// A kept result takes its place.
+    Hit {
+        /// The key of the result, in hexadecimal.
+        key: String,
+    },
+    /// It runs.
+    WillRun {
+        /// The key of its work, where its result is to be kept.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        /// Why there is no result.
+        reason: String,
+    },
+    /// It depends on what another step gives.
+    Unknown {
+        /// That step.
+        until: StepName,
+    },
+}
+
+impl Shared {
+    /// Returns what would become of each node of a request's plan, in the plan's order.
+    pub(crate) async fn forecast(
+        self: &Arc<Self>,
+        request: Request,
+    ) -> Result<Vec<(StepName, Forecast)>, RequestError> {
+        let (id, accepted) = self.look_at(request)?;
+        let keeping = if accepted.prepared.keeps { Some(self.keeping().await?) } else { None };
+        let plan = &accepted.prepared.plan;
+        let generation = &accepted.home.generation;
+        let mut values: Vec<Option<Arc<Value>>> = vec![None; plan.len()];
+        let mut forecasts: Vec<(StepName, Forecast)> = Vec::with_capacity(plan.len());
+        for (node, step) in plan.nodes() {
+            let code = generation.code(step);
+            let forecast = match (&code.keep, keeping) {
+                (Some(keep), Some(keeping)) => match inputs(&accepted, node, &values) {
+                    Err(producer) => Forecast::Unknown { until: forecasts[producer.index()].0.clone() },
+                    Ok(inputs) => {
+                        let key = key::work_key(&keeping.tenant, id.as_str(), code, keep, &inputs);
+                        let step = code.name.as_str();
+                        let seen = Seen { keeping, execution: id.as_str(), step, keep, key: &key };
+                        let (forecast, value) = seen.forecast(&key::parts(keep, &inputs)).await?;
+                        values[node.index()] = value;
+                        forecast
+                    }
+                },
+                _ => Forecast::WillRun { key: None, reason: "its results are not kept".to_owned() },
+            };
+            forecasts.push((code.name.clone(), forecast));
+        }
+        Ok(forecasts)
+    }
+}
+
+/// Returns the values of a node's inputs, or the first node whose value is not known.
+fn inputs(
+    accepted: &Accepted,
+    node: NodeId,
+    values: &[Option<Arc<Value>>],
+) -> Result<Vec<(Arc<Value>, Arity)>, NodeId> {
+    let plan = &accepted.prepared.plan;
+    let step = accepted.home.generation.graph().step(plan.step(node));
+    let sources = plan.inputs(node).iter().zip(&step.inputs);
+    let value = |(source, (_, arity)): (&Source, &(_, Arity))| match source {
+        Source::Given(index) => Ok((Arc::clone(&accepted.given[*index]), *arity)),
+        Source::Node(node) => values[node.index()].clone().map(|value| (value, *arity)).ok_or(*node),
+    };
+    sources.map(value).collect()
+}
+
+/// One key that is looked at.
+struct Seen<'a> {
+    keeping: &'a Arc<Keeping>,
+    execution: &'a str,
+    step: &'a str,
+    keep: &'a Keep,
+    key: &'a WorkKey,
+}
+
+impl Seen<'_> {
+    async fn forecast(&self, parts: &Parts) -> Result<(Forecast, Option<Arc<Value>>), RequestError> {
+        let Self { keeping, execution, step, keep, key } = self;
+        let text = key.record.as_str().to_owned();
+        let reason = match keeping.claims.look(&key.record, execution).await? {
+            Look::Kept(record) => {
+                let value = stored::decode_value(&record.body)?;
+                return Ok((Forecast::Hit { key: text }, Some(Arc::new(value))));
+            }
+            Look::Busy(_) => "another execution is at it".to_owned(),
+            Look::Free(free) => match free.left {
+                Left::Expired => "its result has expired".to_owned(),
+                Left::Failed(_) => "it failed the last time".to_owned(),
+                Left::Released | Left::Lapsed => "the last attempt did not come to an end".to_owned(),
+                Left::Nothing => {
+                    let earlier = results(&**keeping.store(), &keeping.tenant, step, None).await?;
+                    why(&earlier, parts, keep.scope)
+                }
+            },
+        };
+        Ok((Forecast::WillRun { key: Some(text), reason }, None))
+    }
+}
+
+/// Returns the newest results of a step, without their bytes.
+async fn results(
+    store: &dyn Store,
+    tenant: &str,
+    step: &str,
+    before: Option<Timestamp>,
+) -> Result<Vec<Record>, StoreError> {
+    let filter = Filter {
+        tenant: Some(tenant.into()),
+        step: Some(step.into()),
+        status: Some(Status::Done),
+        created_before: before,
+        execution: None,
+    };
+    Ok(store.scan(&Query::Newest { kind: Kind::Result, filter, after: None }, COMPARED).await?.records)
+}
+
+/// Returns why none of the earlier results has this key.
+fn why(earlier: &[Record], parts: &Parts, scope: Scope) -> String {
+    let parts_of = |record: &Record| serde_json::from_str::<Parts>(record.facts.detail.as_deref()?).ok();
+    let differences =
+        earlier.iter().filter_map(|record| Some((record, key::differences(&parts_of(record)?, parts))));
+    match differences.min_by_key(|(_, differences)| differences.len()) {
+        None => "no result is kept".to_owned(),
+        Some((record, differences)) if differences.is_empty() && scope == Scope::Workflow => {
+            let other = record.facts.execution.as_deref().unwrap_or("unknown");
+            format!("a result is kept for execution `{other}` alone")
+        }
+        Some((_, differences)) if differences.is_empty() => "no result is kept".to_owned(),
+        Some((_, differences)) => differences.join(", "),
+    }
+}
+
+/// What became of one step of an execution, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The step.
+    pub step: String,
+    /// How its result came about.
+    pub result: Came,
+    /// The key of its work, in hexadecimal.
+    pub key: String,
+    /// Where it was found, the execution that made it; else why it was not found.
+    pub reason: String,
+    /// How many attempts were begun.
+    pub attempts: u32,
+}
+
+/// How the result of a step came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Came {
+    /// The execution made it.
+    Made,
+    /// It was there.
+    Found,
+    /// There is none: the step failed.
+    Failed,
+    /// There is none: the step was stopped.
+    Stopped,
+}
+
+/// What a note says of a step.
+#[derive(Deserialize)]
+struct Note {
+    key: String,
+    result: Came,
+}
+
+/// Returns what became of each step of an execution whose result was to be kept, in the order of their
+/// names.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub async fn explain(store: &Arc<dyn Store>, tenant: &str, id: &str) -> Result<Vec<Explanation>, StoreError> {
+    let journal = Journal::new(Arc::clone(store), "".into(), docket_store::LEASE);
+    let mut noted: Vec<(String, Note, u32)> = Vec::new();
+    for record in journal.steps(tenant, id).await? {
+        let note =
+            record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Note>(detail).ok());
+        let (Some(note), Some(step)) = (note, &record.facts.step) else { continue };
+        noted.push((step.to_string(), note, record.facts.attempts));
+    }
+    // An execution that was cut off has no notes, but what it had made or was at is there.
+    for record in journal.results(tenant, id).await? {
+        let Some(step) = &record.facts.step else { continue };
+        if noted.iter().any(|(noted, ..)| **noted == **step) {
+            continue;
+        }
+        let result = match record.facts.status {
+            Status::Done => Came::Made,
+            Status::Failed => Came::Failed,
+            Status::Running | Status::Released | Status::Interrupted | Status::Cancelled => Came::Stopped,
+        };
+        let note = Note { key: record.key.as_str().to_owned(), result };
+        noted.push((step.to_string(), note, record.facts.attempts));
+    }
+    let mut explanations = Vec::with_capacity(noted.len());
+    for (step, Note { key, result }, attempts) in noted {
+        let reason = reason(store, tenant, &step, &key, result).await?;
+        explanations.push(Explanation { step, result, key, reason, attempts });
+    }
+    explanations.sort_by(|one, other| one.step.cmp(&other.step));
+    Ok(explanations)
+}
+
+async fn reason(
+    store: &Arc<dyn Store>,
+    tenant: &str,
+    step: &str,
+    key: &str,
+    result: Came,
+) -> Result<String, StoreError> {
+    let record = match docket_store::RecordKey::parse(key) {
+        Ok(key) => store.get(Kind::Result, &key).await?.record,
+        Err(_) => None,
+    };
+    let Some(record) = record else { return Ok("its record has been removed".to_owned()) };
+    if result == Came::Found {
+        let by = record.facts.execution.as_deref().unwrap_or("unknown");
+        return Ok(format!("execution `{by}` had made it"));
+    }
+    let parts = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Parts>(detail).ok());
+    let Some(parts) = parts else { return Ok("what its key is made of is not known".to_owned()) };
+    let earlier = results(&**store, tenant, step, Some(record.facts.created_at)).await?;
+    Ok(why(&earlier, &parts, parts.scope))
+}

@@ -1,0 +1,266 @@
+//! Owns one turn of one node: wait out the delay, look for a kept result, and where there is none
+//! attempt it and keep what comes of it. Never decides what comes next.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use docket_graph::{Arity, Scope};
+use docket_store::{self as store, Kind, Left, Look, StoreError, StoreErrorKind, Work};
+use futures_util::FutureExt as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::attempt::attempt;
+use crate::board::{Inputs, Run, Turn};
+use crate::call::{Called, Origin, Usage};
+use crate::clock;
+use crate::failure::StepFailure;
+use crate::flight::{Landing, Role, landed};
+use crate::generation::{Keep, StepCode, frame};
+use crate::keep::{Hold, Keeping};
+use crate::key::{self, WorkKey};
+use crate::options::OnStoreError;
+use crate::stored;
+use crate::value::Value;
+
+/// The first pause between two looks at a record that another process is at, where the store wakes by
+/// itself: for what changed just before the waiting began. Each further one is twice as long.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+
+/// The longest pause between two such looks. A wake-up from the store usually comes first.
+const LONGEST_POLL: Duration = Duration::from_secs(1);
+
+/// Takes one turn.
+///
+/// # Cancel safety
+/// A dropped turn stops what it has begun and gives back what it holds.
+pub(crate) async fn turn(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
+    // A panic in the host's part of one turn must not take other executions down.
+    match AssertUnwindSafe(taken(run, turn, inputs)).catch_unwind().await {
+        Ok(called) => called,
+        Err(panic) => {
+            let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+            failed(StepFailure::Internal(message.unwrap_or_else(|| "a panic".to_owned())))
+        }
+    }
+}
+
+async fn taken(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
+    if !turn.delay.is_zero() {
+        clock::sleep_until(clock::deadline(clock::now(), turn.delay)).await;
+    }
+    let code = run.code(turn.node);
+    let key = match (&code.keep, &run.journaled) {
+        // Boxed: few steps are kept, and all others would carry its size.
+        (Some(keep), Some(keeping)) => {
+            return Box::pin(kept(run, turn, &inputs, code, keep, keeping)).await;
+        }
+        // There is no store, and the step is to run without.
+        (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, &inputs).bytes,
+        (None, _) => idempotency_key(run, code, &inputs),
+    };
+    attempt(run, turn, key, &inputs).await
+}
+
+/// Returns the key of work whose result is not kept: the same for every attempt at the same step with
+/// the same inputs in the same execution, and for no other.
+fn idempotency_key(run: &Run, code: &StepCode, inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    frame(&mut hash, &code.identity);
+    frame(&mut hash, run.id.as_str().as_bytes());
+    for (value, _) in inputs {
+        frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+        for payload in value.payloads() {
+            frame(&mut hash, payload.digest());
+        }
+    }
+    hash.finalize().into()
+}
+
+/// Brings the kept result of a step: found, waited for, or made.
+async fn kept(
+    run: &Arc<Run>,
+    turn: Turn,
+    inputs: &[(Arc<Value>, Arity)],
+    code: &StepCode,
+    keep: &Keep,
+    keeping: &Arc<Keeping>,
+) -> Called {
+    let key = key::work_key(&keeping.tenant, run.id.as_str(), code, keep, inputs);
+    run.has_key(turn.node, &key);
+    let seeker = Seeker { run, code, keep, keeping, key: &key, inputs };
+    let mut before = run.take_hold(turn.node);
+    let mut turn = turn;
+    loop {
+        let found = match before.take() {
+            Some(mut hold) => hold.again().await.map(|()| Found::Mine(hold)),
+            None => seeker.look_up(turn.attempt).await,
+        };
+        let mut hold = match found {
+            Ok(Found::Kept(value)) => return ended(Ok(value), Origin::Kept),
+            Ok(Found::Failed(failure)) => return ended(Err(failure), Origin::Shared),
+            Ok(Found::Mine(hold)) => hold,
+            Err(error) if error.kind() == StoreErrorKind::Conflict => continue,
+            Err(error) => return seeker.without_store(turn, error).await,
+        };
+        turn = run.renumber(turn, hold.attempt());
+        let called = tokio::select! {
+            biased;
+            called = attempt(run, turn, key.bytes, inputs) => called,
+            () = hold.lost() => {
+                turn = run.attempt_lost(turn);
+                hold.superseded();
+                continue;
+            }
+        };
+        let Ok(value) = &called.result else {
+            run.put_hold(turn.node, hold);
+            return called;
+        };
+        match hold.complete(value, keep.ttl).await {
+            Ok(()) => return called,
+            Err(error) if error.kind() == StoreErrorKind::Conflict => {
+                // Another has taken over while this one was at it, and its result is the one that counts.
+                turn = run.attempt_lost(turn);
+                hold.superseded();
+            }
+            Err(error) if keep.on_store_error == OnStoreError::Run => {
+                tracing::warn!(%error, step = %code.name, "a result could not be kept, and is used all the same");
+                return called;
+            }
+            Err(error) => {
+                let failure = StepFailure::Store(error.to_string());
+                run.put_hold(turn.node, hold);
+                return Called { result: Err(failure), ..called };
+            }
+        }
+    }
+}
+
+/// What there is instead of an own attempt, or the right to make one.
+enum Found {
+    Kept(Arc<Value>),
+    Failed(StepFailure),
+    Mine(Hold),
+}
+
+/// Looks for one result.
+struct Seeker<'a> {
+    run: &'a Arc<Run>,
+    code: &'a StepCode,
+    keep: &'a Keep,
+    keeping: &'a Arc<Keeping>,
+    key: &'a WorkKey,
+    inputs: &'a [(Arc<Value>, Arity)],
+}
+
+impl Seeker<'_> {
+    /// Returns the result that there is, or comes to be while somebody else is at it; else the right to
+    /// make it, with an attempt of at least this number.
+    async fn look_up(&self, attempt: u32) -> Result<Found, StoreError> {
+        let Self { run, keeping, key, .. } = self;
+        // Whether somebody was at it meanwhile, so that their failure is the answer to this one too.
+        let mut met = false;
+        loop {
+            let mut look = keeping.claims.look(&key.record, run.id.as_str()).await?;
+            if let Look::Kept(record) = look {
+                return self.read(&record).map(Found::Kept);
+            }
+            let lead = match keeping.flights.join(&key.record) {
+                Role::Leader(lead) => lead,
+                Role::Follower(follower) => match landed(follower).await {
+                    Landing::Kept(value) => return Ok(Found::Kept(value)),
+                    Landing::Failed(failure) => return Ok(Found::Failed(failure)),
+                    Landing::Left => continue,
+                },
+            };
+            if matches!(look, Look::Busy(_)) {
+                met = true;
+                look = self.other_process().await?;
+            }
+            match look {
+                Look::Kept(record) => {
+                    let value = self.read(&record)?;
+                    lead.land(Landing::Kept(Arc::clone(&value)));
+                    return Ok(Found::Kept(value));
+                }
+                Look::Free(store::Free { left: Left::Failed(failure), .. }) if met => {
+                    let failure = decode_failure(&failure)?;
+                    lead.land(Landing::Failed(failure.clone()));
+                    return Ok(Found::Failed(failure));
+                }
+                Look::Free(mut free) => {
+                    free.attempts = free.attempts.max(attempt - 1);
+                    match keeping.claims.claim(self.work(), &free).await? {
+                        Some(claim) => return Ok(Found::Mine(keeping.hold(claim, lead))),
+                        None => met = true,
+                    }
+                }
+                Look::Busy(_) => unreachable!("waited until nobody else was at it"),
+            }
+        }
+    }
+
+    /// Waits until the process that is at the work has ended it, or its lease has lapsed.
+    async fn other_process(&self) -> Result<Look, StoreError> {
+        let Self { run, keeping, key, .. } = self;
+        let mut pause = keeping.store().abilities().poll.unwrap_or(FIRST_POLL);
+        loop {
+            keeping.store().changed(Kind::Result, &key.record, pause).await;
+            pause = (pause * 2).min(LONGEST_POLL);
+            match keeping.claims.look(&key.record, run.id.as_str()).await? {
+                Look::Busy(_) => {}
+                look => return Ok(look),
+            }
+        }
+    }
+
+    fn read(&self, record: &store::Record) -> Result<Arc<Value>, StoreError> {
+        let value = stored::decode_value(&record.body).map_err(|error| {
+            let message = format!("the kept result `{}` of step `{}`: {error}", record.key, self.code.name);
+            StoreError::new(StoreErrorKind::Corrupt, message)
+        });
+        value.map(Arc::new)
+    }
+
+    fn work(&self) -> Work {
+        let Self { run, code, keep, keeping, key, inputs } = self;
+        let parts = key::parts(keep, inputs);
+        Work {
+            key: key.record.clone(),
+            tenant: Arc::clone(&keeping.tenant),
+            scope: match keep.scope {
+                Scope::Workflow => store::Scope::Workflow,
+                Scope::Global => store::Scope::Global,
+            },
+            step: code.name.as_str().into(),
+            execution: run.id.as_str().into(),
+            module: Arc::clone(&keep.module),
+            detail: serde_json::to_string(&parts).expect("texts become JSON").into(),
+        }
+    }
+
+    /// What a kept step does where the store cannot be read or written.
+    async fn without_store(&self, turn: Turn, error: StoreError) -> Called {
+        match self.keep.on_store_error {
+            OnStoreError::Fail => failed(StepFailure::Store(error.to_string())),
+            OnStoreError::Run => {
+                tracing::warn!(%error, step = %self.code.name, "the store cannot be used; the step runs without");
+                attempt(self.run, turn, self.key.bytes, self.inputs).await
+            }
+        }
+    }
+}
+
+fn decode_failure(bytes: &[u8]) -> Result<StepFailure, StoreError> {
+    stored::decode_failure(bytes).map_err(|error| StoreError::new(StoreErrorKind::Corrupt, error.to_string()))
+}
+
+fn failed(failure: StepFailure) -> Called {
+    ended(Err(failure), Origin::Attempt)
+}
+
+fn ended(result: Result<Arc<Value>, StepFailure>, origin: Origin) -> Called {
+    Called { result, usage: Usage::default(), ended: clock::now(), origin }
+}

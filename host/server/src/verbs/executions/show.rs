@@ -1,0 +1,208 @@
+//! `executions show`: all that is known of one execution. Never runs a step.
+
+use std::fmt::Write as _;
+
+use docket_graph::Port;
+use docket_runtime::{HostOptions, Inspection, Outcome, Report, StoredRequest, decode_outcome};
+use docket_store::{Entry, Record, Status, StoreError, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::super::ledger::{Ledger, Shown, execution_status, owned};
+use super::super::table::{flat, short, stamp, table, took};
+use crate::args::{ExecutionArgs, ExecutionStatus, ViewFormat};
+use crate::error::CliError;
+use crate::exit::Exit;
+use crate::output;
+use crate::store::{TENANT, unusable};
+
+#[derive(Serialize)]
+struct View {
+    execution_id: String,
+    status: ExecutionStatus,
+    target: Port,
+    created_at_ms: u64,
+    started_at_ms: Option<u64>,
+    finished_at_ms: Option<u64>,
+    expires_at_ms: Option<u64>,
+    runs: u32,
+    /// The process that carries it out, by its random name, and for how long it has it for itself.
+    owner: Option<String>,
+    lease_until_ms: Option<u64>,
+    modules: Vec<ModuleView>,
+    inputs: Vec<InputView>,
+    steps: Vec<StepView>,
+    output: Option<Shown>,
+    error: Option<String>,
+    report: Option<Report>,
+}
+
+#[derive(Serialize)]
+struct ModuleView {
+    module: String,
+    digest: String,
+}
+
+#[derive(Serialize)]
+struct InputView {
+    port: Port,
+    value: Shown,
+}
+
+/// One step whose result is kept.
+#[derive(Serialize)]
+struct StepView {
+    step: String,
+    status: &'static str,
+    /// Whether the result was made here or found; none while that is not known.
+    result: Option<String>,
+    attempts: u32,
+    key: Option<String>,
+    module: Option<String>,
+    finished_at_ms: Option<u64>,
+}
+
+/// What the note of a step says.
+#[derive(Default, Deserialize)]
+struct Note {
+    key: Option<String>,
+    result: Option<String>,
+}
+
+pub(super) async fn show(
+    ledger: &Ledger,
+    args: ExecutionArgs,
+    options: &HostOptions,
+) -> Result<Vec<u8>, CliError> {
+    let ExecutionArgs { id, format } = args;
+    let entry = ledger.execution(&id).await?;
+    let view = View::of(ledger, entry, options).await?;
+    match format {
+        ViewFormat::Json => output::pretty(&view),
+        ViewFormat::Text => Ok(view.text().into_bytes()),
+    }
+}
+
+impl View {
+    async fn of(ledger: &Ledger, entry: Entry, options: &HostOptions) -> Result<Self, CliError> {
+        let Entry { id, facts, request, outcome, .. } = entry;
+        let unreadable =
+            |error| CliError::new(Exit::Configuration, format_args!("execution `{id}`: {error}"));
+        let StoredRequest { target, inputs, modules, .. } =
+            StoredRequest::decode(request).map_err(unreadable)?;
+        let outcome = match outcome.is_empty() {
+            true => None,
+            false => Some(decode_outcome(outcome).map_err(unreadable)?),
+        };
+        let mut known: Vec<Inspection> = Vec::new();
+        for (name, digest) in &modules {
+            known.extend(ledger.module(name, digest, options).await);
+        }
+        let steps = steps(ledger, &id).await.map_err(|error| unusable(&error))?;
+        let (output, report) = match outcome {
+            Some(Outcome { result, report }) => {
+                (result.ok().map(|value| Shown::of(&value, &target, &known)), Some(report))
+            }
+            None => (None, None),
+        };
+        let at = |time: Option<Timestamp>| time.map(|time| time.0);
+        let inputs = inputs.into_iter().map(|(port, value)| {
+            let value = Shown::of(&value, &port, &known);
+            InputView { port, value }
+        });
+        Ok(Self {
+            status: match facts.status {
+                Status::Running => ExecutionStatus::Running,
+                status => execution_status(status),
+            },
+            inputs: inputs.collect(),
+            execution_id: id.to_string(),
+            target,
+            created_at_ms: facts.created_at.0,
+            started_at_ms: at(facts.started_at),
+            finished_at_ms: at(facts.finished_at),
+            expires_at_ms: at(facts.expires_at),
+            runs: facts.attempts,
+            owner: owned(&facts.owner),
+            lease_until_ms: at(facts.lease_until),
+            modules: modules.into_iter().map(|(module, digest)| ModuleView { module, digest }).collect(),
+            steps,
+            output,
+            error: report.as_ref().and_then(|report| report.error.clone()),
+            report,
+        })
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("execution  {}\nstatus     {}\n", self.execution_id, self.status.as_str());
+        let mut line = |name: &str, value: &str| {
+            writeln!(text, "{name:<11}{value}").expect("a string takes any text");
+        };
+        line("target", &self.target.to_string());
+        line("created", &stamp(self.created_at_ms));
+        if let Some(at) = self.finished_at_ms {
+            line("ended", &format!("{} after {}", stamp(at), took(self.started_at_ms, Some(at))));
+        }
+        if let Some(at) = self.expires_at_ms {
+            line("kept until", &stamp(at));
+        }
+        line("runs", &self.runs.to_string());
+        for ModuleView { module, digest } in &self.modules {
+            line("module", &format!("{module} {}", short(digest)));
+        }
+        for InputView { port, value } in &self.inputs {
+            line("input", &format!("{port}={}", value.text()));
+        }
+        if let Some(output) = &self.output {
+            line("output", &output.text());
+        }
+        if let Some(error) = &self.error {
+            line("error", &flat(error));
+        }
+        if !self.steps.is_empty() {
+            text.push('\n');
+            let rows = self.steps.iter().map(|step| {
+                [
+                    step.step.clone(),
+                    step.status.to_owned(),
+                    step.result.clone().unwrap_or_default(),
+                    step.attempts.to_string(),
+                    step.key.as_deref().map(short).unwrap_or_default().to_owned(),
+                ]
+            });
+            text.push_str(&table(["STEP", "STATUS", "RESULT", "ATTEMPTS", "KEY"], rows));
+        }
+        text
+    }
+}
+
+/// Returns the steps whose results are kept, by name: from the notes of the end, and where there are
+/// none yet, from what was made or is being made.
+async fn steps(ledger: &Ledger, id: &str) -> Result<Vec<StepView>, StoreError> {
+    let mut steps: Vec<StepView> = Vec::new();
+    let view = |record: &Record, note: Note| {
+        let facts = &record.facts;
+        Some(StepView {
+            step: owned(&facts.step)?,
+            status: facts.status.as_str(),
+            result: note.result,
+            attempts: facts.attempts,
+            key: note.key,
+            module: owned(&facts.module),
+            finished_at_ms: facts.finished_at.map(|at| at.0),
+        })
+    };
+    for record in ledger.journal().steps(TENANT, id).await? {
+        let note = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str(detail).ok());
+        steps.extend(view(&record, note.unwrap_or_default()));
+    }
+    for record in ledger.journal().results(TENANT, id).await? {
+        if steps.iter().any(|step| record.facts.step.as_deref() == Some(&step.step)) {
+            continue;
+        }
+        let made = (record.facts.status == Status::Done).then(|| "made".to_owned());
+        let note = Note { key: Some(record.key.to_string()), result: made };
+        steps.extend(view(&record, note));
+    }
+    steps.sort_by(|one, other| one.step.cmp(&other.step));
+    Ok(steps)
+}

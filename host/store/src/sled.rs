@@ -1,0 +1,259 @@
+//! Owns the store on one machine's disk for one process: sled 0.34.7 behind the guards that it needs.
+//! Everything that is written goes through one [`writer`]; reads do not. Never shared by processes:
+//! whoever comes second is told who holds it.
+//!
+//! What sled does not do and is done here: it does not sync (the [`writer`] does), it never gives back
+//! the space of values above 128 KiB ([`layout`] cuts them), it does not sync the directory it makes
+//! and cannot tell a held lock from other failures ([`opening`]), and each key costs it memory for
+//! good ([`lists`]).
+
+mod layout;
+mod draft;
+mod lists;
+mod content;
+mod writer;
+mod opening;
+mod listing;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use crate::changes::Changes;
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::record::{Kind, RecordKey};
+use crate::store::{Abilities, Batch, Durability, Found, Page, Query, Sharing, Store, Sync, Write};
+
+use content::Glance;
+use opening::DataFile;
+pub(crate) use opening::attached;
+use writer::{Command, Common, ReadyBatch, ReadyWrite, Writer};
+
+/// The largest body of a record here, in bytes. While one is written nobody reads: some tens of
+/// milliseconds for each 10 MiB.
+const MAX_BODY: u64 = 64 << 20;
+
+/// From how many bytes of bodies on a batch is made ready on a thread where that is in nobody's way.
+const LONG_BYTES: usize = 256 << 10;
+
+/// How a [`SledStore`] is opened.
+#[derive(Clone)]
+pub struct SledOptions {
+    /// How many bytes of pages sled keeps in memory; it takes up to three times that. Default 64 MiB:
+    /// sled's own of 1 GiB is more than the rest of a host needs.
+    pub cache_bytes: u64,
+    /// How much of the disk must stay free: below that nothing is written any more, because a store
+    /// that meets the end of its disk in the middle of a write must be opened anew. Default 64 MiB:
+    /// several of the largest groups of batches.
+    pub reserve_bytes: u64,
+    /// The store's time. Default: the machine's.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, reserve_bytes: 64 << 20, clock: Arc::new(SystemClock) }
+    }
+}
+
+/// A store in a directory of this machine, for one process. Clones share everything.
+#[derive(Clone)]
+pub struct SledStore(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    clock: Arc<dyn Clock>,
+    /// None where another process that works through a holder outlives that holder.
+    alone_since: Option<Timestamp>,
+    /// None once the store is closed.
+    db: RwLock<Option<sled::Db>>,
+    closed: AtomicBool,
+    common: Arc<Common>,
+    writer: Writer,
+}
+
+impl SledStore {
+    /// Opens the store of this directory, which is made if it is not there. Blocks.
+    ///
+    /// # Errors
+    /// `InUse` if another process has it; `Unusable` if the directory cannot be made or written;
+    /// `Corrupt` if what is there is damaged or of a later release.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, SledOptions::default())
+    }
+
+    /// The same, with these options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: &Path, options: SledOptions) -> Result<Self, StoreError> {
+        let db = opening::open(path, &options)?;
+        let disk = DataFile::of(path, &options)?;
+        let common =
+            Arc::new(Common { broken: OnceLock::new(), lists: RwLock::new(()), changes: Changes::new() });
+        let writer = Writer::start((*db).clone(), Arc::new(disk), Arc::clone(&common));
+        let no_threads = |error| {
+            StoreError::new(
+                StoreErrorKind::Unusable,
+                format!("the store's threads cannot be started: {error}"),
+            )
+        };
+        let SledOptions { clock, .. } = options;
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            alone_since: opening::is_alone(path).then(|| clock.now()),
+            clock,
+            db: RwLock::new(Some(db)),
+            closed: AtomicBool::new(false),
+            common,
+            writer: writer.map_err(no_threads)?,
+        })))
+    }
+
+    /// Does this on a thread where blocking is allowed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|_| Err(gave_up()))
+    }
+}
+
+impl Inner {
+    /// Reads from the tree, unless the store is closed or broken.
+    fn read<T>(&self, read: impl FnOnce(&sled::Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Some(broken) = self.common.broken.get() {
+            return Err(broken.clone());
+        }
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        match &*db {
+            Some(db) if !self.closed.load(Ordering::Relaxed) => read(db),
+            _ => Err(closed()),
+        }
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        self.writer.close();
+        let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
+        if db.is_some() {
+            drop(db);
+            opening::wait_until_free(&self.path);
+        }
+        self.common.broken.get().map_or(Ok(()), |broken| Err(broken.clone()))
+    }
+}
+
+#[async_trait]
+impl Store for SledStore {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            scheme: "sled",
+            durability: Durability::Power,
+            sharing: Sharing::Process,
+            max_body: MAX_BODY,
+            alone_since: self.0.alone_since,
+            poll: None,
+        }
+    }
+
+    async fn get(&self, kind: Kind, key: &RecordKey) -> Result<Found, StoreError> {
+        let record = match self.0.read(|tree| content::glance(tree, kind, key))? {
+            Glance::Absent => None,
+            Glance::Whole(record) => Some(record),
+            Glance::Long => {
+                let key = key.clone();
+                self.blocking(move |inner| inner.read(|tree| content::read(tree, kind, &key))).await?
+            }
+        };
+        Ok(Found { record, now: self.0.clock.now() })
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let Batch { writes, sync } = batch;
+        let mut bytes = 0;
+        for write in &writes {
+            bytes += check_body(write)?;
+        }
+        let ready = |writes: Vec<Write>| writes.into_iter().map(ReadyWrite::of).collect();
+        let writes: Vec<ReadyWrite> = if bytes < LONG_BYTES {
+            ready(writes)
+        } else {
+            self.blocking(move |_| Ok(ready(writes))).await?
+        };
+        self.0.read(|_| Ok(()))?;
+        let commands = self.0.writer.commands().ok_or_else(closed)?;
+        let (answer, answered) = oneshot::channel();
+        let sent = commands.send(Command::Write(ReadyBatch { writes, sync, answer })).await;
+        drop(commands);
+        let broken = || self.0.common.broken.get().cloned();
+        sent.map_err(|_| broken().unwrap_or_else(closed))?;
+        answered.await.unwrap_or_else(|_| Err(broken().unwrap_or_else(gave_up)))
+    }
+
+    async fn scan(&self, query: &Query, limit: usize) -> Result<Page, StoreError> {
+        let query = query.clone();
+        self.blocking(move |inner| {
+            inner.read(|tree| listing::scan(tree, &inner.common, &query, limit, inner.clock.now()))
+        })
+        .await
+    }
+
+    async fn changed(&self, kind: Kind, key: &RecordKey, most: Duration) {
+        self.0.common.changes.wait(kind, key, most).await;
+    }
+
+    async fn sync(&self) -> Result<(), StoreError> {
+        self.commit(Batch { writes: Vec::new(), sync: Sync::Now }).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.blocking(Inner::close).await
+    }
+}
+
+/// Returns how long the body is that is written, if it is not too long.
+fn check_body(write: &Write) -> Result<usize, StoreError> {
+    let Write::Put { record, .. } = write else { return Ok(0) };
+    let bytes = record.body.len();
+    if bytes as u64 <= MAX_BODY {
+        return Ok(bytes);
+    }
+    let (kind, key) = (record.kind.as_str(), &record.key);
+    let message = format!("the {kind} `{key}` has {bytes} bytes, and the store takes {MAX_BODY}");
+    Err(StoreError::new(StoreErrorKind::TooLarge, message))
+}
+
+fn closed() -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, "the store is closed")
+}
+
+/// The error of a call whose thread has ended without an answer.
+fn gave_up() -> StoreError {
+    StoreError::new(StoreErrorKind::Unknown, "the store's thread ended without an answer")
+}
+
+/// Returns the error of a list whose pages are not what was written.
+fn damaged_list(list: &[u8]) -> StoreError {
+    let message = format!("the list `{}` of the store is damaged", list.escape_ascii());
+    StoreError::new(StoreErrorKind::Corrupt, message)
+}
+
+/// Returns the error that sled's is.
+fn failed(error: sled::Error) -> StoreError {
+    let kind = match &error {
+        sled::Error::Io(_) => StoreErrorKind::Unavailable,
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => StoreErrorKind::Corrupt,
+    };
+    StoreError::new(kind, format!("the store cannot be read: {error}"))
+}

@@ -1,0 +1,441 @@
+//! Owns sorted lists in the tree: entries that stand together in pages, because sled needs a tenth of a
+//! kilobyte of memory, and time at every opening, for each key it has. Never knows what an entry means.
+//!
+//! The key of a page is the beginning of its list and its first entry at the time it was made; the
+//! pages are in order and so are the entries in each. A page has its entries one behind the other,
+//! each with its length in two bytes.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use crate::error::StoreError;
+
+use super::draft::Draft;
+use super::layout::Place;
+use super::{damaged_list, failed};
+
+/// How large a page grows: some thirteen entries. sled writes sixteen pages anew for every ten changes
+/// of one, so a larger page costs more with every entry than it saves in keys.
+const PAGE_BYTES: usize = 1 << 10;
+
+/// How many lists are remembered by their last page.
+const LISTS_REMEMBERED: usize = 4096;
+
+/// The last pages of lists that were added to, because that is where most entries go: kept here while
+/// a group of batches is drafted, and true afterwards as long as everything that changes a list goes
+/// through here.
+#[derive(Default)]
+pub(super) struct Tails(HashMap<Vec<u8>, Tail>);
+
+struct Tail {
+    page: Page,
+    /// Whether the draft has not been told of the last changes.
+    is_ahead: bool,
+}
+
+impl Tails {
+    /// Forgets everything: what was drafted will not be written.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// Drafts what only the last pages have yet.
+    pub(super) fn settle(&mut self, draft: &mut Draft<'_>) {
+        for tail in self.0.values_mut().filter(|tail| tail.is_ahead) {
+            draft.insert(tail.page.key.clone(), tail.page.bytes.as_slice());
+            tail.is_ahead = false;
+        }
+        if self.0.len() > LISTS_REMEMBERED {
+            self.0.clear();
+        }
+    }
+
+    /// Returns the last page of the list, if it is known and what belongs to this key.
+    fn of(&mut self, list: &[u8], key: &[u8]) -> Option<&mut Tail> {
+        self.0.get_mut(list).filter(|tail| tail.page.key.as_slice() <= key)
+    }
+
+    /// Drafts what the last page of this list has, and forgets it.
+    fn give_up(&mut self, draft: &mut Draft<'_>, list: &[u8]) {
+        if let Some(Tail { page, is_ahead: true }) = self.0.remove(list) {
+            draft.insert(page.key, page.bytes);
+        }
+    }
+}
+
+/// A page that was read.
+struct Page {
+    key: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
+/// Where an entry is in a page, or would be: the byte at which it begins.
+enum At {
+    Here(usize),
+    Before(usize),
+}
+
+impl Page {
+    fn find(&self, list: &[u8], entry: &[u8]) -> Result<At, StoreError> {
+        let mut at = 0;
+        for other in Entries(&self.bytes) {
+            let other = other.ok_or_else(|| damaged_list(list))?;
+            match other.cmp(entry) {
+                Ordering::Less => at += 2 + other.len(),
+                Ordering::Equal => return Ok(At::Here(at)),
+                Ordering::Greater => break,
+            }
+        }
+        Ok(At::Before(at))
+    }
+
+    fn has_room_for(&self, entry: &[u8]) -> bool {
+        self.bytes.len() + 2 + entry.len() <= PAGE_BYTES
+    }
+
+    /// Puts the entry where it belongs.
+    fn put(&mut self, at: usize, entry: &[u8]) {
+        self.bytes.splice(at..at, framed(entry));
+    }
+
+    /// Takes the entry from where it is.
+    fn take(&mut self, at: usize, entry: &[u8]) {
+        self.bytes.drain(at..at + 2 + entry.len());
+    }
+}
+
+fn framed(entry: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(entry.len()).expect("an entry is little longer than a record key");
+    [&length.to_be_bytes(), entry].concat()
+}
+
+/// The entries of a page; a `None` at the end of one that is damaged.
+struct Entries<'a>(&'a [u8]);
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let entry = self
+            .0
+            .split_first_chunk::<2>()
+            .and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_be_bytes(*length))));
+        let (entry, rest) = entry.map_or((None, &[][..]), |(entry, rest)| (Some(entry), rest));
+        self.0 = rest;
+        Some(entry)
+    }
+}
+
+fn parse<'a>(list: &[u8], bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, StoreError> {
+    let entries: Option<Vec<&[u8]>> = Entries(bytes).collect();
+    entries.ok_or_else(|| damaged_list(list))
+}
+
+/// Puts an entry at its place, where it may be already.
+pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
+    let Place { list, entry } = place;
+    let key = [list.as_slice(), entry].concat();
+    if let Some(Tail { page, is_ahead }) = tails.of(list, &key) {
+        match page.find(list, entry)? {
+            At::Here(_) => return Ok(()),
+            At::Before(at) if page.has_room_for(entry) => {
+                page.put(at, entry);
+                *is_ahead = true;
+                return Ok(());
+            }
+            At::Before(at) if at == page.bytes.len() => {
+                // What comes in order leaves full pages behind, in either direction.
+                let next = Page { key, bytes: framed(entry) };
+                let full = std::mem::replace(page, next);
+                if std::mem::replace(is_ahead, true) {
+                    draft.insert(full.key, full.bytes);
+                }
+                return Ok(());
+            }
+            At::Before(_) => {}
+        }
+    }
+    tails.give_up(draft, list);
+    if draft.first_behind(list, list).map_err(failed)?.is_none() {
+        // The first entry of a list, most often of a new execution.
+        let page = Page { key, bytes: framed(entry) };
+        tails.0.insert(list.clone(), Tail { page, is_ahead: true });
+        return Ok(());
+    }
+    insert_within(draft, list, key, entry)?;
+    remember_tail(draft, tails, list)
+}
+
+/// Puts an entry at its place, which may be in any page.
+fn insert_within(draft: &mut Draft<'_>, list: &[u8], key: Vec<u8>, entry: &[u8]) -> Result<(), StoreError> {
+    let Some(mut page) = page_of(draft, list, &key)? else {
+        return insert_in_front(draft, list, key, entry);
+    };
+    let At::Before(at) = page.find(list, entry)? else { return Ok(()) };
+    let has_room = page.has_room_for(entry);
+    if !has_room && at == page.bytes.len() {
+        return insert_in_front(draft, list, key, entry);
+    }
+    page.put(at, entry);
+    if has_room {
+        draft.insert(page.key, page.bytes);
+        return Ok(());
+    }
+    let entries = parse(list, &page.bytes)?;
+    let (lower, upper) = entries.split_at(entries.len() / 2);
+    let upper_key = [list, upper[0]].concat();
+    let (lower, upper) = page.bytes.split_at(lower.iter().map(|entry| 2 + entry.len()).sum());
+    draft.insert(upper_key, upper);
+    draft.insert(page.key, lower);
+    Ok(())
+}
+
+/// Returns the page that an entry of this key belongs to; none if that would be in front of the first.
+fn page_of(draft: &Draft<'_>, list: &[u8], key: &[u8]) -> Result<Option<Page>, StoreError> {
+    let page = draft.last_up_to(list, key).map_err(failed)?;
+    Ok(page.map(|(key, bytes)| Page { key, bytes: bytes.to_vec() }))
+}
+
+/// Puts an entry in front of the page that follows its place, or into one of its own.
+fn insert_in_front(draft: &mut Draft<'_>, list: &[u8], key: Vec<u8>, entry: &[u8]) -> Result<(), StoreError> {
+    let next = draft.first_behind(list, &key).map_err(failed)?;
+    let next = next.map(|(key, bytes)| Page { key, bytes: bytes.to_vec() });
+    let mut bytes = framed(entry);
+    if let Some(next) = next
+        && next.has_room_for(entry)
+    {
+        draft.remove(next.key);
+        bytes.extend(next.bytes);
+    }
+    draft.insert(key, bytes);
+    Ok(())
+}
+
+/// Remembers the last page of a list.
+fn remember_tail(draft: &Draft<'_>, tails: &mut Tails, list: &[u8]) -> Result<(), StoreError> {
+    // No entry is so long, and none has a byte above the one that ends the keys.
+    let end = [list, &[u8::MAX; 8]].concat();
+    if let Some(page) = page_of(draft, list, &end)? {
+        tails.0.insert(list.to_vec(), Tail { page, is_ahead: false });
+    }
+    Ok(())
+}
+
+/// Takes an entry from its place, where it may no longer be.
+pub(super) fn remove(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
+    let Place { list, entry } = place;
+    let key = [list.as_slice(), entry].concat();
+    if let Some(Tail { page, is_ahead }) = tails.of(list, &key) {
+        let At::Here(at) = page.find(list, entry)? else { return Ok(()) };
+        page.take(at, entry);
+        *is_ahead = true;
+        if page.bytes.is_empty() {
+            draft.remove(page.key.clone());
+            tails.0.remove(list);
+        }
+        return Ok(());
+    }
+    let Some(mut page) = page_of(draft, list, &key)? else { return Ok(()) };
+    let At::Here(at) = page.find(list, entry)? else { return Ok(()) };
+    page.take(at, entry);
+    if page.bytes.is_empty() {
+        draft.remove(page.key)
+    } else {
+        draft.insert(page.key, page.bytes)
+    }
+    Ok(())
+}
+
+/// Returns at least `count` entries below `end`, the last first, or all there are. None for `end` is the
+/// end of the list.
+pub(super) fn backwards(
+    tree: &sled::Tree,
+    list: &[u8],
+    end: Option<&[u8]>,
+    count: usize,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    let below = |entry: &[u8]| end.is_none_or(|end| entry < end);
+    let upper = end.map_or_else(|| behind(list), |end| [list, end].concat());
+    for page in tree.range(list.to_vec()..upper).rev() {
+        let (_, bytes) = page.map_err(failed)?;
+        let entries = parse(list, &bytes)?;
+        found.extend(entries.into_iter().rev().filter(|entry| below(entry)).map(<[u8]>::to_vec));
+        if found.len() >= count {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Returns at least `count` entries behind `start` and below `end`, the first first, or all there are.
+pub(super) fn forwards(
+    tree: &sled::Tree,
+    list: &[u8],
+    start: Option<&[u8]>,
+    end: &[u8],
+    count: usize,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    let within = |entry: &[u8]| start.is_none_or(|start| entry > start) && entry < end;
+    // The page in which `start` lies begins before it.
+    let first = match start {
+        None => None,
+        Some(start) => {
+            tree.range(list.to_vec()..=[list, start].concat()).next_back().transpose().map_err(failed)?
+        }
+    };
+    let from = first.map_or_else(|| list.to_vec(), |(key, _)| key.to_vec());
+    for page in tree.range(from..[list, end].concat()) {
+        let (_, bytes) = page.map_err(failed)?;
+        let entries = parse(list, &bytes)?;
+        found.extend(entries.into_iter().filter(|entry| within(entry)).map(<[u8]>::to_vec));
+        if found.len() >= count {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the first key behind all that begin so.
+fn behind(beginning: &[u8]) -> Vec<u8> {
+    let mut end = beginning.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place(list: &[u8], entry: u16) -> Place {
+        // Long enough for pages of a few entries.
+        let entry = [&entry.to_be_bytes()[..], &[b'.'; 124]].concat();
+        Place { list: list.to_vec(), entry }
+    }
+
+    fn apply(tree: &sled::Tree, mut draft: Draft<'_>, tails: &mut Tails) {
+        tails.settle(&mut draft);
+        tree.apply_batch(draft.into_changes().0).unwrap();
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u16),
+        Remove(u16),
+        /// What was drafted since the last time is not written.
+        Discarded,
+        Applied,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (0..60_u16).prop_map(Step::Insert),
+            3 => (0..60_u16).prop_map(Step::Remove),
+            1 => Just(Step::Discarded),
+            1 => Just(Step::Applied),
+        ]
+    }
+
+    #[track_caller]
+    fn check(tree: &sled::Tree, list: &[u8], expected: &BTreeSet<u16>) {
+        let entries = |entries: Vec<Vec<u8>>| -> Vec<u16> {
+            entries.iter().map(|entry| u16::from_be_bytes([entry[0], entry[1]])).collect()
+        };
+        let all = backwards(tree, list, None, usize::MAX).unwrap();
+        assert_eq!(entries(all), expected.iter().rev().copied().collect::<Vec<_>>());
+        for end in [0, 7, 30, 59] {
+            let end_entry = place(list, end).entry;
+            let found = backwards(tree, list, Some(&end_entry), usize::MAX).unwrap();
+            assert_eq!(
+                entries(found),
+                expected.range(..end).rev().copied().collect::<Vec<_>>(),
+                "below {end}"
+            );
+            let found = backwards(tree, list, Some(&end_entry), 2).unwrap();
+            assert!(found.len() >= 2.min(expected.range(..end).count()));
+            let top = place(list, u16::MAX).entry;
+            let found = forwards(tree, list, Some(&end_entry), &top, usize::MAX).unwrap();
+            assert_eq!(
+                entries(found),
+                expected.range(end + 1..).copied().collect::<Vec<_>>(),
+                "behind {end}"
+            );
+            let found = forwards(tree, list, None, &end_entry, usize::MAX).unwrap();
+            assert_eq!(entries(found), expected.range(..end).copied().collect::<Vec<_>>(), "up to {end}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn a_list_is_a_sorted_set(steps in proptest::collection::vec(step(), 0..120)) {
+            let db = sled::Config::new().temporary(true).open().unwrap();
+            let mut expected = BTreeSet::new();
+            let mut tails = Tails::default();
+            let mut draft = Draft::on(&db);
+            // Neighbours on both sides, so that no list takes a page of another.
+            for neighbour in [b"k", b"m"] {
+                insert(&mut draft, &mut tails, &place(neighbour, 30)).unwrap();
+            }
+            apply(&db, std::mem::replace(&mut draft, Draft::on(&db)), &mut tails);
+            let mut written = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::Insert(n) => {
+                        insert(&mut draft, &mut tails, &place(b"l", n)).unwrap();
+                        expected.insert(n);
+                    }
+                    Step::Remove(n) => {
+                        remove(&mut draft, &mut tails, &place(b"l", n)).unwrap();
+                        expected.remove(&n);
+                    }
+                    Step::Discarded => {
+                        draft = Draft::on(&db);
+                        tails.forget();
+                        expected.clone_from(&written);
+                    }
+                    Step::Applied => {
+                        apply(&db, std::mem::replace(&mut draft, Draft::on(&db)), &mut tails);
+                        check(&db, b"l", &expected);
+                        written.clone_from(&expected);
+                    }
+                }
+            }
+            apply(&db, draft, &mut tails);
+            check(&db, b"l", &expected);
+            check(&db, b"k", &BTreeSet::from([30]));
+            check(&db, b"m", &BTreeSet::from([30]));
+        }
+    }
+
+    fn pages(entries: impl Iterator<Item = u16>) -> usize {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let (mut draft, mut tails) = (Draft::on(&db), Tails::default());
+        for entry in entries {
+            insert(&mut draft, &mut tails, &place(b"l", entry)).unwrap();
+        }
+        apply(&db, draft, &mut tails);
+        db.len()
+    }
+
+    #[test]
+    fn what_comes_in_order_fills_pages() {
+        // Eight entries of 128 bytes fit a page.
+        assert_eq!(pages(0..80), 10);
+        assert_eq!(pages((0..80).rev()), 10);
+        assert!(pages((0..80).map(|n| n * 37 % 80)) <= 20);
+    }
+}

@@ -1,0 +1,231 @@
+//! The directory of a store: who may open it, what is said of one that cannot be opened, and how
+//! large it grows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use docket_store::{
+    Batch, Expect, Record, Revision, SledOptions, SledStore, Store as _, StoreError, StoreErrorKind, Sync,
+};
+
+use super::contract::{assert_absent, assert_holds, body, commit, delete, put, record, write};
+
+#[track_caller]
+fn check_refused(path: &Path, kind: StoreErrorKind, sentence: &str) {
+    let error = SledStore::open(path).err().expect("it cannot be opened");
+    let shown = error.to_string().replace(&path.display().to_string(), "STORE");
+    assert_eq!((error.kind(), shown.as_str()), (kind, sentence));
+}
+
+async fn filled(path: &Path) -> Vec<Record> {
+    let store = SledStore::open(path).unwrap();
+    let records: Vec<Record> = (0..200)
+        .map(|n| Record { body: body(n * 40, n as u64), ..record(&format!("kept/{n}"), 1) })
+        .collect();
+    for record in &records {
+        store.commit(Batch { writes: vec![put(record, Expect::Absent)], sync: Sync::Later }).await.unwrap();
+    }
+    store.close().await.unwrap();
+    records
+}
+
+#[tokio::test]
+async fn it_is_opened_again_with_what_it_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("not/there/yet");
+    let records = filled(&path).await;
+    for _ in 0..3 {
+        let store = SledStore::open(&path).unwrap();
+        for record in &records {
+            assert_holds(&store, record, "opened again").await;
+        }
+        // Dropped without being closed, it lets go all the same.
+        drop(store);
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_second_is_told_who_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let store = SledStore::open(path).unwrap();
+    let another = "the store `STORE` is in use by another process, and only one can have it";
+    check_refused(path, StoreErrorKind::InUse, another);
+    fs::write(path.join("docket.json"), "{\"socket\": \"/s\", \"pid\" : 4711, \"started_at\": 1}").unwrap();
+    let named = "the store `STORE` is in use by the process 4711, and only one can have it";
+    check_refused(path, StoreErrorKind::InUse, named);
+    fs::write(path.join("docket.json"), "{\"pid\": \"x\"").unwrap();
+    check_refused(path, StoreErrorKind::InUse, another);
+    store.close().await.unwrap();
+    SledStore::open(path).unwrap();
+}
+
+#[test]
+fn another_process_is_refused_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let _store = SledStore::open(directory.path()).unwrap();
+    let db = directory.path().join("db");
+    let status =
+        std::process::Command::new("flock").args(["--nonblock", "--exclusive"]).arg(db).arg("true").status();
+    if let Ok(status) = status {
+        assert!(!status.success(), "the lock holds for other processes");
+    }
+}
+
+#[test]
+fn a_file_is_no_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, "").unwrap();
+    check_refused(&path, StoreErrorKind::Unusable, "the store `STORE` is not a directory");
+    let below = path.join("below");
+    let error = SledStore::open(&below).err().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Unusable);
+}
+
+/// A directory in which not even the superuser may write.
+fn unwritable() -> Option<PathBuf> {
+    let path = PathBuf::from("/sys/docket-store-test");
+    let refused = fs::create_dir(&path).err()?;
+    (refused.kind() == std::io::ErrorKind::PermissionDenied
+        || refused.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+        .then_some(path)
+}
+
+#[test]
+fn a_directory_that_may_not_be_written_is_named() {
+    if let Some(path) = unwritable() {
+        let error = SledStore::open(&path).err().unwrap();
+        assert_eq!(error.kind(), StoreErrorKind::Unusable);
+        let beginning =
+            format!("the store `{}` cannot be made, because this user may not write there", path.display());
+        assert!(error.to_string().starts_with(&beginning), "{error}");
+    }
+}
+
+fn open_sled(path: &Path) -> sled::Db {
+    sled::Config::new().path(path).open().unwrap()
+}
+
+#[tokio::test]
+async fn a_later_format_is_named_beside_the_one_that_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path()).await;
+    let db = open_sled(directory.path());
+    db.insert("m/format", "2").unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let sentence = "the store `STORE` has the format 2, and this release reads 1";
+    check_refused(directory.path(), StoreErrorKind::Corrupt, sentence);
+}
+
+#[test]
+fn another_sled_database_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = open_sled(directory.path());
+    db.insert("theirs", "theirs").unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let sentence = "the directory `STORE` holds a sled database that is not a store of Docket";
+    check_refused(directory.path(), StoreErrorKind::Unusable, sentence);
+    assert_eq!(open_sled(directory.path()).len(), 1);
+}
+
+fn summaries(path: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(path).unwrap().flatten().map(|file| file.path());
+    files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("snap.")).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_summary_is_put_aside_and_the_log_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let records = filled(&path).await;
+    // sled writes its summary when it opens.
+    SledStore::open(&path).unwrap().close().await.unwrap();
+    let summaries = summaries(&path);
+    assert!(!summaries.is_empty());
+    for summary in &summaries {
+        let mut bytes = fs::read(summary).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        bytes.truncate(middle + 20);
+        fs::write(summary, bytes).unwrap();
+    }
+    let store = SledStore::open(&path).unwrap();
+    for record in &records {
+        assert_holds(&store, record, "read from the log").await;
+    }
+    let copy = directory.path().join("store.damaged-1");
+    assert!(!self::summaries(&copy).is_empty(), "what was found damaged is kept");
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_read_is_copied_and_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    filled(&path).await;
+    fs::write(path.join("conf"), "segment_size: 512\nuse_compression: what\nversion: 0.34\ngarbage").unwrap();
+    let error: StoreError = SledStore::open(&path).err().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
+    let copy = directory.path().join("store.damaged-1");
+    assert!(error.to_string().contains(&copy.display().to_string()), "{error}");
+    assert_eq!(fs::read(copy.join("conf")).unwrap(), fs::read(path.join("conf")).unwrap());
+    assert_eq!(fs::read(copy.join("db")).unwrap(), fs::read(path.join("db")).unwrap());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_takes_no_more_and_is_still_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = filled(directory.path()).await;
+    let options = SledOptions { reserve_bytes: u64::MAX / 2, ..SledOptions::default() };
+    let store = SledStore::open_with(directory.path(), options).unwrap();
+    let new = record("new", 1);
+    let error = commit(&store, vec![put(&new, Expect::Absent)]).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unusable);
+    assert!(error.to_string().starts_with("the disk of the store `"), "{error}");
+    assert_holds(&store, &records[3], "read from a full disk").await;
+    assert_absent(&store, &new, "refused").await;
+    store.sync().await.unwrap();
+    store.close().await.unwrap();
+}
+
+fn size(path: &Path) -> u64 {
+    let files = fs::read_dir(path).unwrap().flatten();
+    files
+        .map(|file| if file.path().is_dir() { size(&file.path()) } else { file.metadata().unwrap().len() })
+        .sum()
+}
+
+#[tokio::test]
+async fn large_values_give_their_space_back() {
+    const LEN: usize = 256 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path()).unwrap();
+    let mut sizes = Vec::new();
+    for round in 0..20 {
+        for n in 0..10 {
+            let revision = 1 + round * 10 + n;
+            let large = Record { body: body(LEN, revision), ..record(&format!("large/{n}"), revision) };
+            write(&store, vec![put(&large, Expect::Any)]).await;
+        }
+        sizes.push(size(directory.path()));
+    }
+    for n in 0..10 {
+        write(&store, vec![delete(&record(&format!("large/{n}"), 1), Expect::Any)]).await;
+    }
+    let mixed: Vec<Record> =
+        (0..40).map(|n| Record { body: body(5000, n), ..record(&format!("small/{n}"), 1) }).collect();
+    for record in &mixed {
+        write(&store, vec![put(record, Expect::Absent)]).await;
+        assert_holds(&store, &Record { revision: Revision(1), ..record.clone() }, "beside large ones").await;
+    }
+    store.close().await.unwrap();
+    let blobs = fs::read_dir(directory.path().join("blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "sled never gives back the files that it makes for large values");
+    let live = 10 * LEN as u64;
+    let last = *sizes.last().unwrap();
+    assert!(last < 20 * live, "{} KiB for {} KiB that are there: {sizes:?}", last >> 10, live >> 10);
+    assert!(last < 2 * sizes[9], "it grows on and on: {sizes:?}");
+}

@@ -1,0 +1,219 @@
+//! Measures executions that keep results: steps on sled beside a bare loop that commits as many
+//! records in groups, and hits beside the same execution without a store.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use docket_graph::{Persistence, Scope};
+use docket_runtime::{Host, HostOptions, Keeping, Request, StepOptions, Value};
+use docket_store::{MemoryStore, SledStore, Store};
+use docket_tests::fixture;
+
+use crate::{Row, compare, micros, options, port, runtime};
+
+/// How many executions are under way at a time.
+const TASKS: usize = 64;
+
+/// How many each task carries out, one after the other.
+const EACH: usize = 30;
+
+/// A message that no other is equal to.
+fn fresh() -> Vec<u8> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let text = format!("{:098}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut bytes = vec![0x0a, 98];
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+fn kept() -> HostOptions {
+    let persistence = Some(Keeping::On(Persistence { scope: Scope::Global, ttl: None }));
+    HostOptions { defaults: StepOptions { persistence, ..StepOptions::default() }, ..options() }
+}
+
+fn host(runtime: &tokio::runtime::Runtime, options: HostOptions, store: Arc<dyn Store>) -> Host {
+    let builder = Host::builder().options(options).store(store).module("bench_echo", fixture("bench_echo"));
+    runtime.block_on(builder.build()).expect("a host")
+}
+
+fn request(message: Vec<u8>) -> Request {
+    let (target, given) = (port("example.v1.UserProfile#out"), port("example.v1.UserProfile#in"));
+    Request::new(target).value(given, Value::one(message))
+}
+
+/// Commits records in groups as one thread can: batch, flush, fdatasync; each writer waits for its own.
+struct Bare {
+    commits: mpsc::Sender<(Vec<u8>, tokio::sync::oneshot::Sender<()>)>,
+}
+
+impl Bare {
+    fn on(dir: &std::path::Path) -> Self {
+        let db =
+            sled::Config::new().path(dir).cache_capacity(64 << 20).open().expect("a directory of its own");
+        let file = File::open(dir.join("db")).expect("sled's file");
+        let (commits, waiting) = mpsc::channel::<(Vec<u8>, tokio::sync::oneshot::Sender<()>)>();
+        std::thread::spawn(move || {
+            while let Ok(first) = waiting.recv() {
+                let mut batch = sled::Batch::default();
+                let mut answers = Vec::new();
+                for (record, answer) in std::iter::once(first).chain(waiting.try_iter()) {
+                    batch.insert(&record[..32], &record[..]);
+                    answers.push(answer);
+                }
+                db.apply_batch(batch).expect("sled writes");
+                db.flush().expect("sled flushes");
+                file.sync_data().expect("the disk syncs");
+                for answer in answers {
+                    // Nobody leaves before the answer.
+                    let _ = answer.send(());
+                }
+            }
+        });
+        Self { commits }
+    }
+
+    async fn commit(&self, record: Vec<u8>) {
+        let (answer, done) = tokio::sync::oneshot::channel();
+        self.commits.send((record, answer)).expect("the thread waits");
+        done.await.expect("every commit is answered");
+    }
+}
+
+/// Executions of one kept step each, 64 under way, on sled.
+pub(crate) fn durable() -> Vec<Row> {
+    let runtime = runtime(2);
+    let dirs = [(); 2].map(|()| tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory"));
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(dirs[0].path()).expect("a store"));
+    let host = host(&runtime, kept(), store);
+    let bare = Arc::new(Bare::on(dirs[1].path()));
+    let rate = |spawn: &dyn Fn() -> tokio::task::JoinHandle<()>| {
+        let began = Instant::now();
+        runtime.block_on(async {
+            for task in (0..TASKS).map(|_| spawn()).collect::<Vec<_>>() {
+                task.await.expect("no panic");
+            }
+        });
+        (TASKS * EACH) as f64 / began.elapsed().as_secs_f64()
+    };
+    let mut docket = || {
+        rate(&|| {
+            let host = host.clone();
+            runtime.spawn(async move {
+                for _ in 0..EACH {
+                    let outcome = host.execute(request(fresh())).await.expect("a good request");
+                    assert!(outcome.result.is_ok());
+                }
+            })
+        })
+    };
+    let mut floor = || {
+        rate(&|| {
+            let bare = Arc::clone(&bare);
+            runtime.spawn(async move {
+                for _ in 0..EACH {
+                    // A key, a head and a value, about as long as what Docket writes for a result.
+                    let mut record = fresh();
+                    record.rotate_left(60);
+                    record.resize(600, 7);
+                    bare.commit(record).await;
+                }
+            })
+        })
+    };
+    let (rates, ratios) = compare([&mut docket, &mut floor]);
+    vec![Row {
+        what: "durable executions of one step, 64 in flight on sled, against bare commits",
+        measured: format!("{:.0}/s", rates[0]),
+        floor: format!("{:.0}/s", rates[1]),
+        ratio: ratios[0],
+        goal: ">= 0.80",
+    }]
+}
+
+/// Executions of many kept steps each, all of them at once: the steps of a layer commit together.
+pub(crate) fn durable_graph() -> Vec<Row> {
+    let runtime = runtime(2);
+    let dirs = [(); 2].map(|()| tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory"));
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(dirs[0].path()).expect("a store"));
+    let builder =
+        Host::builder().options(kept()).store(store).module("bench_layers", fixture("bench_layers"));
+    let host = runtime.block_on(builder.build()).expect("a host");
+    let (target, given) = (port("example.v1.UserProfile"), port("example.v1.UserProfile#in"));
+    let steps = host.plan(&target, std::slice::from_ref(&given)).expect("a plan").len();
+    let bare = Arc::new(Bare::on(dirs[1].path()));
+    let mut docket = || {
+        let began = Instant::now();
+        let request = Request::new(target.clone()).value(given.clone(), Value::one(fresh()));
+        let outcome = runtime.block_on(host.execute(request)).expect("a good request");
+        assert!(outcome.result.is_ok());
+        began.elapsed().as_secs_f64()
+    };
+    let mut floor = || {
+        let began = Instant::now();
+        runtime.block_on(async {
+            let tasks: Vec<_> = (0..TASKS)
+                .map(|task| {
+                    let bare = Arc::clone(&bare);
+                    tokio::spawn(async move {
+                        for _ in (task..steps).step_by(TASKS) {
+                            let mut record = fresh();
+                            record.rotate_left(60);
+                            record.resize(600, 7);
+                            bare.commit(record).await;
+                        }
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.expect("no panic");
+            }
+        });
+        began.elapsed().as_secs_f64()
+    };
+    let (times, _) = compare([&mut docket, &mut floor]);
+    let rate = |seconds: f64| steps as f64 / seconds;
+    vec![Row {
+        what: "durable steps of one wide graph on sled, against bare commits, 64 in flight",
+        measured: format!("{:.0}/s", rate(times[0])),
+        floor: format!("{:.0}/s", rate(times[1])),
+        ratio: rate(times[0]) / rate(times[1]),
+        goal: ">= 0.80",
+    }]
+}
+
+/// The same execution answered from memory and from sled, against one whose step runs.
+pub(crate) fn hits() -> Vec<Row> {
+    const CALLS: u32 = 2_000;
+    let runtime = runtime(1);
+    let dir = tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory");
+    let memory = host(&runtime, kept(), Arc::new(MemoryStore::new()));
+    let sled = host(&runtime, kept(), Arc::new(SledStore::open(dir.path()).expect("a store")));
+    let plain = host(&runtime, options(), Arc::new(MemoryStore::new()));
+    let message = fresh();
+    let time = |host: &Host| {
+        let began = Instant::now();
+        for _ in 0..CALLS {
+            let outcome = runtime.block_on(host.execute(request(message.clone()))).expect("a good request");
+            assert!(outcome.result.is_ok());
+        }
+        began.elapsed().as_secs_f64() / f64::from(CALLS)
+    };
+    let (times, ratios) = compare([&mut || time(&memory), &mut || time(&sled), &mut || time(&plain)]);
+    ["memory", "sled"]
+        .into_iter()
+        .enumerate()
+        .map(|(at, store)| Row {
+            what: match store {
+                "memory" => "a journaled execution answered from memory, against one that runs",
+                _ => "a journaled execution answered from sled, against one that runs",
+            },
+            measured: micros(times[at]),
+            floor: micros(times[2]),
+            ratio: ratios[at],
+            goal: "",
+        })
+        .collect()
+}
