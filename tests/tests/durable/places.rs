@@ -178,10 +178,8 @@ fn a_damaged_sled_directory_is_named_and_a_copy_of_it_is_kept() {
 #[test]
 fn a_sled_directory_that_has_lost_its_records_is_not_taken_for_an_empty_one() {
     let modules = chain();
-    for (file, from) in [("db", 0.0), ("db", 0.3)] {
-        let place = spoilt(file, from, usize::MAX >> 1);
-        check(&run(&modules, &place.url, "first"), "is damaged");
-    }
+    let place = spoilt("db", 0.0, usize::MAX >> 1);
+    check(&run(&modules, &place.url, "first"), "is damaged");
 }
 
 #[test]
