@@ -2,6 +2,8 @@
 //! Every change happens under one short lock, and the observer is told under it too, so that events
 //! come in order. Never waits, never calls a guest.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,17 +17,18 @@ use rand::RngExt as _;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::call::{Called, Origin, Usage};
+use crate::call::{Called, Origin};
 use crate::clock;
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
 use crate::generation::{Generation, Prepared, StepCode};
 use crate::guest_log::{Lines, Stream, Writer};
-use crate::keep::{Hold, Keeping};
-use crate::key::WorkKey;
+use crate::keep::Keeping;
 use crate::observer::{Event, Observer};
 use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
 use crate::value::Value;
+
+use kept::KeptNode;
 
 /// One execution: what it was asked, and how far it is.
 pub(crate) struct Run {
@@ -102,13 +105,6 @@ struct Node {
     failure: Option<StepFailure>,
     /// What only a kept step has.
     kept: Option<Box<KeptNode>>,
-}
-
-/// What a node has whose step's result is kept.
-struct KeptNode {
-    key: WorkKey,
-    /// The right to make the result, between two attempts.
-    hold: Option<Hold>,
 }
 
 /// What a lane has of a node.
@@ -355,58 +351,6 @@ impl Run {
         now
     }
 
-    /// Notes the key of a kept step's work.
-    pub(crate) fn has_key(&self, node: NodeId, key: &WorkKey) {
-        let kept = &mut self.lock().nodes[node.index()].kept;
-        kept.get_or_insert_with(|| Box::new(KeptNode { key: key.clone(), hold: None }));
-    }
-
-    /// Takes the right to make a step's result that an earlier attempt has left.
-    pub(crate) fn take_hold(&self, node: NodeId) -> Option<Hold> {
-        self.lock().nodes[node.index()].kept.as_mut().and_then(|kept| kept.hold.take())
-    }
-
-    /// Leaves the right to make a step's result for the next attempt, or for the end of the step.
-    pub(crate) fn put_hold(&self, node: NodeId, hold: Hold) {
-        let kept = &mut self.lock().nodes[node.index()].kept;
-        kept.as_mut().expect("a step that holds its work has a key").hold = Some(hold);
-    }
-
-    /// Notes that the attempt under way has this number, since others came before this execution, or
-    /// before its restart; returns the turn with that number.
-    pub(crate) fn renumber(&self, turn: Turn, attempt: u32) -> Turn {
-        if attempt != turn.attempt {
-            self.lock().progress.renumber(turn.node, attempt);
-        }
-        Turn { attempt, ..turn }
-    }
-
-    /// Notes that an attempt came to nothing because another process has taken the work over, or may
-    /// have; returns the turn with the number of the next one, if there is to be one.
-    pub(crate) fn attempt_lost(&self, turn: Turn) -> Turn {
-        let next = Turn { attempt: turn.attempt + 1, ..turn };
-        let mut board = self.lock();
-        let node = &mut board.nodes[turn.node.index()];
-        if !std::mem::take(&mut node.open) {
-            return turn;
-        }
-        let Some(report) = node.attempts.last_mut() else { return next };
-        report.elapsed = clock::now().duration_since(self.started).saturating_sub(report.started_after);
-        let failure = StepFailure::LeaseLost;
-        report.outcome = AttemptOutcome::Failed(failure.class());
-        report.error = Some(failure.to_string());
-        let (elapsed, usage) = (report.elapsed, Usage::default());
-        let step = &self.code(turn.node).name;
-        self.tell(&Event::AttemptEnded {
-            step,
-            attempt: turn.attempt,
-            elapsed,
-            usage,
-            failure: Some(&failure),
-        });
-        next
-    }
-
     /// Notes how an attempt that had been set aside ended: with an answer or a failure, or, with
     /// `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
@@ -429,25 +373,6 @@ impl Run {
         self.tell_if_ended(board, turn.node);
         self.give_back(board, turn.node);
         self.perform(board);
-    }
-
-    /// Gives back the right to make a step's result once the step has ended without one.
-    fn give_back(&self, board: &mut Board, node: NodeId) {
-        if ended(board.progress.state(node)).is_none() {
-            return;
-        }
-        let state = board.progress.state(node);
-        let node = &mut board.nodes[node.index()];
-        let Some(hold) = node.kept.as_mut().and_then(|kept| kept.hold.take()) else { return };
-        match (&node.failure, state) {
-            (Some(failure), State::Failed) => board.endings.extend(hold.failed(failure)),
-            _ => drop(hold),
-        }
-    }
-
-    /// Returns the notes that are being written into the store.
-    pub(crate) fn endings(&self) -> Vec<JoinHandle<()>> {
-        std::mem::take(&mut self.lock().endings)
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {

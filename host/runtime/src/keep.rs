@@ -217,7 +217,7 @@ impl Hold {
         let body = stored::encode_value(value);
         {
             let claim = self.claim.lock().await;
-            self.keeping.claims.complete(&claim, body, ttl, Vec::new()).await?;
+            self.keeping.claims.complete(&claim, body, ttl).await?;
         }
         if let Some(lead) = self.lead.take() {
             lead.land(Landing::Kept(Arc::clone(value)));
@@ -232,7 +232,7 @@ impl Hold {
         let (claim, claims) = (Arc::clone(&self.claim), self.keeping.claims.clone());
         let failure = failure.clone();
         self.keeping.later("a failure", async move {
-            let noted = claims.fail(&*claim.lock().await, stored::encode_failure(&failure), Vec::new()).await;
+            let noted = claims.fail(&*claim.lock().await, stored::encode_failure(&failure)).await;
             lead.land(Landing::Failed(failure));
             noted
         })
@@ -251,7 +251,7 @@ impl Drop for Hold {
             self.keeping.later("a claim that was given back", async move {
                 // Who follows may claim once the store says that it is free.
                 let _lead = lead;
-                claims.release(&*claim.lock().await, Vec::new()).await
+                claims.release(&*claim.lock().await).await
             });
         }
     }

@@ -196,7 +196,7 @@ impl Claims {
         let revision = Revision::after(free.last, now);
         let expect = free.last.map_or(Expect::Absent, Expect::Revision);
         let claim = Claim { work, facts, revision, time: free.time };
-        match self.put(&claim, &claim.facts, Bytes::new(), expect, revision, Sync::Later, Vec::new()).await {
+        match self.put(&claim, &claim.facts, Bytes::new(), expect, revision, Sync::Later).await {
             Ok(()) => Ok(Some(claim)),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(None),
             Err(error) => Err(error),
@@ -214,13 +214,13 @@ impl Claims {
         facts.lease_until = Some(now.plus(self.lease));
         let revision = Revision::after(Some(claim.revision), now);
         let expect = Expect::Revision(claim.revision);
-        self.put(claim, &facts, Bytes::new(), expect, revision, Sync::Later, Vec::new()).await?;
+        self.put(claim, &facts, Bytes::new(), expect, revision, Sync::Later).await?;
         claim.facts = facts;
         claim.revision = revision;
         Ok(())
     }
 
-    /// Keeps the result, together with other writes.
+    /// Keeps the result.
     ///
     /// Once this returns `Ok`, the result is what every look finds until `ttl` has passed, it survives
     /// what the store survives, and no other claim on the key was completed in between.
@@ -233,13 +233,12 @@ impl Claims {
         claim: &Claim,
         body: Bytes,
         ttl: Option<Duration>,
-        beside: Vec<Write>,
     ) -> Result<(), StoreError> {
         let now = claim.time.now();
         let mut facts = ended(&claim.facts, Status::Done, now);
         facts.expires_at = ttl.map(|ttl| now.plus(ttl));
         let revision = Revision::after(Some(claim.revision), now);
-        self.put(claim, &facts, body, Expect::Revision(claim.revision), revision, Sync::Now, beside).await
+        self.put(claim, &facts, body, Expect::Revision(claim.revision), revision, Sync::Now).await
     }
 
     /// Notes that the work failed for good: whoever waits for it learns how, and the next to ask may
@@ -247,30 +246,24 @@ impl Claims {
     ///
     /// # Errors
     /// `Conflict` where the claim is lost; others where the store cannot be written.
-    pub async fn fail(&self, claim: &Claim, failure: Bytes, beside: Vec<Write>) -> Result<(), StoreError> {
-        self.give_up(claim, Status::Failed, failure, beside).await
+    pub async fn fail(&self, claim: &Claim, failure: Bytes) -> Result<(), StoreError> {
+        self.give_up(claim, Status::Failed, failure).await
     }
 
     /// Gives the claim back: the next to ask may claim at once.
     ///
     /// # Errors
     /// `Conflict` where the claim is lost; others where the store cannot be written.
-    pub async fn release(&self, claim: &Claim, beside: Vec<Write>) -> Result<(), StoreError> {
-        self.give_up(claim, Status::Released, Bytes::new(), beside).await
+    pub async fn release(&self, claim: &Claim) -> Result<(), StoreError> {
+        self.give_up(claim, Status::Released, Bytes::new()).await
     }
 
-    async fn give_up(
-        &self,
-        claim: &Claim,
-        status: Status,
-        body: Bytes,
-        beside: Vec<Write>,
-    ) -> Result<(), StoreError> {
+    async fn give_up(&self, claim: &Claim, status: Status, body: Bytes) -> Result<(), StoreError> {
         let now = claim.time.now();
         let mut facts = ended(&claim.facts, status, now);
         facts.expires_at = Some(now.plus(UNFINISHED_KEPT));
         let revision = Revision::after(Some(claim.revision), now);
-        self.put(claim, &facts, body, Expect::Revision(claim.revision), revision, Sync::Later, beside).await
+        self.put(claim, &facts, body, Expect::Revision(claim.revision), revision, Sync::Later).await
     }
 
     /// Returns the write that renews a claim by the whole lease, from now on.
@@ -283,7 +276,6 @@ impl Claims {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where a result's record is written")]
     async fn put(
         &self,
         claim: &Claim,
@@ -292,13 +284,10 @@ impl Claims {
         expect: Expect,
         revision: Revision,
         sync: Sync,
-        beside: Vec<Write>,
     ) -> Result<(), StoreError> {
         let key = claim.work.key.clone();
         let record = Record { kind: Kind::Result, key, revision, facts: facts.clone(), body };
-        let mut writes = vec![Write::Put { record, expect }];
-        writes.extend(beside);
-        steady::commit(&*self.store, Batch { writes, sync }).await
+        steady::commit(&*self.store, Batch { writes: vec![Write::Put { record, expect }], sync }).await
     }
 }
 

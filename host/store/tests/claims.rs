@@ -83,13 +83,13 @@ async fn a_lapsed_claim_can_do_nothing_once_another_has_taken_over() {
     let new = claim(&two, "k", "b").await;
     assert!(new.fence() > old.fence());
     refused(one.again(&mut old).await);
-    refused(one.complete(&old, "old".into(), None, Vec::new()).await);
-    refused(one.fail(&old, "old".into(), Vec::new()).await);
-    refused(one.release(&old, Vec::new()).await);
+    refused(one.complete(&old, "old".into(), None).await);
+    refused(one.fail(&old, "old".into()).await);
+    refused(one.release(&old).await);
     let renewal = Batch { writes: vec![one.renewal(&old)], sync: Sync::Later };
     refused(store.commit(renewal).await);
-    two.complete(&new, "new".into(), None, Vec::new()).await.unwrap();
-    refused(one.complete(&old, "old".into(), None, Vec::new()).await);
+    two.complete(&new, "new".into(), None).await.unwrap();
+    refused(one.complete(&old, "old".into(), None).await);
     let Look::Kept(record) = one.look(&key("k"), "a").await.unwrap() else { panic!("it is kept") };
     assert_eq!(record.body, "new");
 }
@@ -100,7 +100,7 @@ async fn a_lapsed_claim_that_nobody_has_taken_can_still_be_completed() {
     let one = Claims::new(store, "one".into(), LEASE);
     let late = claim(&one, "k", "a").await;
     clock.advance(LEASE * 2);
-    one.complete(&late, "late".into(), None, Vec::new()).await.unwrap();
+    one.complete(&late, "late".into(), None).await.unwrap();
 }
 
 #[tokio::test]
@@ -116,10 +116,10 @@ async fn what_was_left_behind_says_why_and_counts_the_attempts_of_its_execution(
     let mut held = claim(&one, "k", "a").await;
     one.again(&mut held).await.unwrap();
     assert_eq!(held.attempt(), 2);
-    one.fail(&held, "why".into(), Vec::new()).await.unwrap();
+    one.fail(&held, "why".into()).await.unwrap();
     check(Left::Failed("why".into()), 2).await;
     let held = claim(&one, "k", "a").await;
-    one.release(&held, Vec::new()).await.unwrap();
+    one.release(&held).await.unwrap();
     check(Left::Released, 3).await;
     let held = claim(&one, "k", "a").await;
     assert_eq!(held.attempt(), 4);
@@ -132,7 +132,7 @@ async fn a_result_expires_for_others_and_never_for_the_execution_that_made_it() 
     let (store, clock) = store();
     let one = Claims::new(store, "one".into(), LEASE);
     let held = claim(&one, "k", "a").await;
-    one.complete(&held, "body".into(), Some(Duration::from_secs(5)), Vec::new()).await.unwrap();
+    one.complete(&held, "body".into(), Some(Duration::from_secs(5))).await.unwrap();
     clock.advance(Duration::from_secs(6));
     assert!(matches!(one.look(&key("k"), "a").await.unwrap(), Look::Kept(_)));
     assert_eq!(free(&one, "k", "b").await.left, Left::Expired);
@@ -269,7 +269,7 @@ impl World {
                 self.results += 1;
                 let body = Bytes::from(format!("result {}", self.results));
                 let ttl = ttl.map(|millis| Duration::from_millis(millis.into()));
-                let answer = claims.complete(&claim, body.clone(), ttl, Vec::new()).await;
+                let answer = claims.complete(&claim, body.clone(), ttl).await;
                 assert_eq!(answer.is_ok(), expected, "{answer:?}");
                 if expected {
                     let found = self.store.get(Kind::Result, &key(KEYS[k])).await.unwrap().record.unwrap();
@@ -282,8 +282,8 @@ impl World {
                 let expected = self.holds(owner, k);
                 let Some(claim) = self.held.remove(&(owner, k)) else { return };
                 let answer = match event {
-                    Event::Fail => claims.fail(&claim, "why".into(), Vec::new()).await,
-                    _ => claims.release(&claim, Vec::new()).await,
+                    Event::Fail => claims.fail(&claim, "why".into()).await,
+                    _ => claims.release(&claim).await,
                 };
                 assert_eq!(answer.is_ok(), expected, "{answer:?}");
                 if expected {
