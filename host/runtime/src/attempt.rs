@@ -6,8 +6,9 @@ use std::sync::Arc;
 use docket_graph::Arity;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::board::{Run, Turn};
+use crate::board::{Admitted, Run, Turn};
 use crate::call::{self, Call, Called, Form, Invocation};
+use crate::generation::StepCode;
 use crate::guest_log::{LineSink, Lines, Writer};
 use crate::value::Value;
 
@@ -20,18 +21,16 @@ pub(crate) async fn attempt(
     turn: Turn,
     key: [u8; 32],
     inputs: &[(Arc<Value>, Arity)],
+    begun: Option<Admitted<'_>>,
 ) -> Called {
     let code = run.code(turn.node);
-    let _gate = match &code.gate {
-        Some(gate) => Some(permit(gate).await),
-        None => None,
+    let admitted = match begun {
+        Some(admitted) => admitted,
+        None => admit(run, turn, code).await,
     };
-    let _instance = permit(&run.home.instances).await;
-    let began = run.attempt_began(turn);
     let graph = run.home.generation.graph();
     let (port, arity) = graph.step(run.plan().step(turn.node)).output;
-    // Boxed: the layers around this future are moved several times, and it is by far the largest.
-    let called = Box::pin(call::run(Call {
+    let call = Call {
         pre: &code.pre,
         limits: &code.limits,
         config: code.config.clone(),
@@ -45,9 +44,19 @@ pub(crate) async fn attempt(
         inputs,
         output: (graph.schema(port), arity, if run.keeps() { Form::Canonical } else { Form::AsGiven }),
         lines: lines(run, turn),
-        began,
-    }));
-    called.await
+        began: admitted.at,
+    };
+    call::run(call).await
+}
+
+/// Waits for the permits of an attempt.
+async fn admit<'a>(run: &'a Run, turn: Turn, code: &'a StepCode) -> Admitted<'a> {
+    let gate = match &code.gate {
+        Some(gate) => Some(permit(gate).await),
+        None => None,
+    };
+    let instance = permit(&run.home.instances).await;
+    Admitted { _gate: gate, _instance: instance, at: run.attempt_began(turn) }
 }
 
 async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {

@@ -14,7 +14,7 @@ use docket_graph::{
 };
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use crate::call::{Called, Origin};
@@ -24,6 +24,7 @@ use crate::failure::{ExecutionError, StepFailure};
 use crate::generation::{Generation, Prepared, StepCode};
 use crate::guest_log::{Lines, Stream, Writer};
 use crate::keep::Keeping;
+use crate::key::RunKey;
 use crate::observer::{Event, Observer};
 use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
 use crate::value::Value;
@@ -36,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) home: Arc<Home>,
     prepared: Arc<Prepared>,
     given: Vec<Arc<Value>>,
+    /// What the keys of work that is not kept begin with.
+    pub(crate) key: RunKey,
     pub(crate) started_at_ms: u64,
     pub(crate) started: Instant,
     pub(crate) limit: Option<Duration>,
@@ -99,10 +102,12 @@ struct Board {
 struct Node {
     value: Option<Arc<Value>>,
     running: Running,
+    /// How often the value may still be asked for; it is dropped when nobody will.
+    uses: u32,
     attempts: Vec<AttemptReport>,
     /// Whether the last of `attempts` has not ended yet.
     open: bool,
-    failure: Option<StepFailure>,
+    failure: Option<Box<StepFailure>>,
     /// What only a kept step has.
     kept: Option<Box<KeptNode>>,
 }
@@ -132,9 +137,9 @@ pub(crate) enum Rank {
 }
 
 /// What a lane is to do next.
-pub(crate) struct Next {
-    /// The attempt to begin, with the values for its inputs; none is ready, if none.
-    pub(crate) turn: Option<(Turn, Inputs)>,
+pub(crate) struct Next<'a> {
+    /// The attempt to begin; none is ready, if none.
+    pub(crate) taken: Option<Taken<'a>>,
     /// Whether the first lane is to spawn another.
     pub(crate) spawn: bool,
     /// Whether another lane is at an attempt that may make others ready at any moment.
@@ -145,6 +150,21 @@ pub(crate) struct Next {
 
 /// The values for a step's inputs, each in the arity that the step takes.
 pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
+
+/// A turn that a lane has taken.
+pub(crate) struct Taken<'a> {
+    pub(crate) turn: Turn,
+    pub(crate) inputs: Inputs,
+    /// Where nothing has to be waited for or looked up first, the attempt has begun already.
+    pub(crate) begun: Option<Admitted<'a>>,
+}
+
+/// An attempt that has its permits and has begun.
+pub(crate) struct Admitted<'a> {
+    pub(crate) _gate: Option<SemaphorePermit<'a>>,
+    pub(crate) _instance: SemaphorePermit<'a>,
+    pub(crate) at: Instant,
+}
 
 /// An attempt whose turn has come.
 #[derive(Clone, Copy, Debug)]
@@ -173,11 +193,11 @@ impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
         let Start { id, home, prepared, given, started_at_ms, limit, journaled } = start;
-        let Prepared { plan, retries, keeps: _ } = &*prepared;
+        let Prepared { plan, retries, uses, .. } = &*prepared;
         let board = Board {
             progress: Progress::new(plan, Arc::clone(retries)),
             ready: VecDeque::new(),
-            nodes: std::iter::repeat_with(Node::default).take(plan.len()).collect(),
+            nodes: uses.iter().map(|uses| Node { uses: *uses, ..Node::default() }).collect(),
             begun: 0,
             first_rests: false,
             helpers: 0,
@@ -187,11 +207,14 @@ impl Run {
             elapsed: Duration::ZERO,
             endings: Vec::new(),
         };
+        let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
+        let key = RunKey::of(&id, &prepared.ports, inputs);
         let run = Self {
             id,
             home,
             prepared,
             given,
+            key,
             started_at_ms,
             started: clock::now(),
             limit,
@@ -232,16 +255,19 @@ impl Run {
     /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
     ///
     /// One lock for both: between two quick steps nothing else has to happen.
-    pub(crate) fn next(&self, lane: Rank, ended: Option<(Turn, Called)>) -> Next {
+    pub(crate) fn next(&self, lane: Rank, ended: Option<(Turn, Called)>) -> Next<'_> {
         let mut board = self.lock();
         if let Some((turn, called)) = ended {
             self.completed(&mut board, turn, Some(called));
         }
-        let turn = board.take();
+        let taken = board.take().map(|turn| Taken {
+            turn,
+            inputs: self.inputs(&board, turn.node),
+            begun: self.admit_at_once(&mut board, turn),
+        });
         self.ready.store(board.ready.len(), Ordering::Relaxed);
-        let inputs = turn.map(|turn| self.inputs(&board, turn.node));
         Next {
-            turn: turn.zip(inputs),
+            taken,
             spawn: self.call_for_help(&mut board, lane),
             soon: board.begun > 0,
             over: board.conclusion.is_some(),
@@ -328,9 +354,23 @@ impl Run {
         }
     }
 
+    /// Begins an attempt that has nothing to wait for and nothing to look up: under the lock that is
+    /// held anyway.
+    fn admit_at_once(&self, board: &mut Board, turn: Turn) -> Option<Admitted<'_>> {
+        let code = self.code(turn.node);
+        if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
+            return None;
+        }
+        let instance = self.home.instances.try_acquire().ok()?;
+        Some(Admitted { _gate: None, _instance: instance, at: self.began(board, turn) })
+    }
+
     /// Notes that an attempt has its permits and begins now; returns when that is.
     pub(crate) fn attempt_began(&self, turn: Turn) -> Instant {
-        let mut board = self.lock();
+        self.began(&mut self.lock(), turn)
+    }
+
+    fn began(&self, board: &mut Board, turn: Turn) -> Instant {
         let now = clock::now();
         if board.conclusion.is_some() {
             // The run was abandoned while another thread was about to begin; its last event is out.
@@ -338,6 +378,8 @@ impl Run {
         }
         let node = &mut board.nodes[turn.node.index()];
         node.open = true;
+        // Most steps are tried once.
+        node.attempts.reserve_exact(1);
         node.attempts.push(AttemptReport {
             attempt: turn.attempt,
             started_after: now.duration_since(self.started),
@@ -369,10 +411,27 @@ impl Run {
         }
         let completion = self.record(board, turn, called);
         let Board { progress, actions, .. } = &mut *board;
+        let answered = matches!(completion, Completion::Done | Completion::Kept);
         progress.on(turn.node, completion, actions);
         self.tell_if_ended(board, turn.node);
+        if answered {
+            self.drop_used(board, turn.node);
+        }
         self.give_back(board, turn.node);
         self.perform(board);
+    }
+
+    /// Drops each value that this node was the last to need.
+    fn drop_used(&self, board: &mut Board, node: NodeId) {
+        for source in self.plan().inputs(node) {
+            if let Source::Node(source) = source {
+                let source = &mut board.nodes[source.index()];
+                source.uses -= 1;
+                if source.uses == 0 {
+                    source.value = None;
+                }
+            }
+        }
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
@@ -411,7 +470,7 @@ impl Run {
             }
             Err(failure) if origin == Origin::Shared => {
                 let class = failure.class();
-                node.failure = Some(failure);
+                node.failure = Some(Box::new(failure));
                 Completion::Shared { class }
             }
             Err(failure) => {
@@ -421,7 +480,7 @@ impl Run {
                     retry_after: failure.retry_after(),
                     chance: rand::rng().random(),
                 };
-                node.failure = Some(failure);
+                node.failure = Some(Box::new(failure));
                 completion
             }
         }
@@ -537,7 +596,7 @@ impl Run {
 
     fn error(&self, board: &Board, conclusion: Conclusion) -> Option<ExecutionError> {
         let root = |node: NodeId| {
-            let source = board.nodes[node.index()].failure.clone();
+            let source = board.nodes[node.index()].failure.as_deref().cloned();
             (self.code(node).name.clone(), source.expect("the root of a failure has failed"))
         };
         match conclusion {

@@ -6,8 +6,9 @@
 //! a new attempt at once and keeps it aside only if it waits. After about a time slice it lets others
 //! have the thread and looks at what would stop it, however quick its steps are.
 
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Rank, Run, Turn};
-use crate::call::Called;
+use crate::board::{Rank, Run};
 use crate::clock;
 use crate::engine::TICK;
 use crate::turn::turn as take_turn;
@@ -51,13 +51,13 @@ pub(crate) struct Stops<'a> {
 /// time slice of a guest that is computing just then.
 pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
     let _abandoned = StopOnDrop(run);
-    let mut lane = Lane::new(run, Rank::First, run.started);
-    let mut helpers = None;
+    let helpers = Helpers::default();
+    let mut lane = Lane::new(run, Some(&helpers), run.started);
     let deadline = clock::sleep_until(stops.deadline);
     tokio::pin!(deadline);
     let mut stopped = false;
     loop {
-        match lane.take_ready(|| spawn_helper(&mut helpers, run)) {
+        match lane.take_ready() {
             Pace::Over => break,
             Pace::Rest if run.rests(Rank::First) => {}
             Pace::Rest => continue,
@@ -71,7 +71,7 @@ pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
             () = stops.shutdown.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Shutdown) }
             () = &mut deadline, if !stopped => { stopped = true; run.stop(StopReason::Deadline) }
             () = lane.complete_next(), if !lane.is_idle() => {}
-            () = joined(&mut helpers) => {}
+            () = helpers.joined() => {}
             () = run.changed.notified() => {}
         }
         lane.slice = clock::now();
@@ -79,17 +79,25 @@ pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
 }
 
 /// The further lanes of a run; made for the first of them, because most executions need none.
-type Helpers = Option<JoinSet<()>>;
+#[derive(Default)]
+struct Helpers(Mutex<Option<JoinSet<()>>>);
 
-fn spawn_helper(helpers: &mut Helpers, run: &Arc<Run>) {
-    helpers.get_or_insert_default().spawn(help(Arc::clone(run)));
-}
+impl Helpers {
+    fn spawn(&self, run: &Arc<Run>) {
+        self.lock().get_or_insert_default().spawn(help(Arc::clone(run)));
+    }
 
-/// Waits for one of the helpers to end, for ever where there is none.
-async fn joined(helpers: &mut Helpers) {
-    match helpers.as_mut().filter(|tasks| !tasks.is_empty()) {
-        Some(tasks) => tasks.join_next().await.into_iter().for_each(ended),
-        None => std::future::pending().await,
+    /// Waits for one of them to end, for ever where there is none.
+    async fn joined(&self) {
+        let joined = poll_fn(|context| match &mut *self.lock() {
+            Some(tasks) if !tasks.is_empty() => tasks.poll_join_next(context),
+            _ => Poll::Pending,
+        });
+        joined.await.into_iter().for_each(ended);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,9 +117,9 @@ async fn cancelled(token: Option<&CancellationToken>) {
 
 /// A further lane: ends when it has nothing under way and finds nothing ready.
 async fn help(run: Arc<Run>) {
-    let mut lane = Lane::new(&run, Rank::Helper, clock::now());
+    let mut lane = Lane::new(&run, None, clock::now());
     loop {
-        match lane.take_ready(|| unreachable!("the first lane spawns")) {
+        match lane.take_ready() {
             Pace::Yield => give_way(&run).await,
             Pace::Full => lane.complete_next().await,
             Pace::Rest | Pace::Over if lane.is_idle() => {
@@ -152,101 +160,130 @@ async fn give_way(run: &Run) {
     tokio::task::yield_now().await;
 }
 
-/// An attempt that waits, and can be stopped.
-type Waiting<'a> = Pin<Box<dyn Future<Output = (Turn, Option<Called>)> + Send + 'a>>;
-
 /// Attempts that one task carries out.
 struct Lane<'a> {
-    run: &'a Arc<Run>,
-    rank: Rank,
-    /// Made for the first that waits.
-    waiting: Option<FuturesUnordered<Waiting<'a>>>,
+    place: Place<'a>,
+    /// Each at one attempt that waits; made for the first that does.
+    waiting: Option<FuturesUnordered<Turns<'a>>>,
     /// Since when this lane has had its thread.
     slice: Instant,
 }
 
+/// Where turns are taken.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    run: &'a Arc<Run>,
+    /// What further lanes are spawned into; the first lane's alone.
+    helpers: Option<&'a Helpers>,
+}
+
+/// Turns taken one after the other, for as long as they end at once.
+type Turns<'a> = Pin<Box<dyn Future<Output = Option<Pace>> + Send + 'a>>;
+
 impl<'a> Lane<'a> {
-    fn new(run: &'a Arc<Run>, rank: Rank, slice: Instant) -> Self {
-        Self { run, rank, waiting: None, slice }
+    fn new(run: &'a Arc<Run>, helpers: Option<&'a Helpers>, slice: Instant) -> Self {
+        Self { place: Place { run, helpers }, waiting: None, slice }
     }
 
     fn is_idle(&self) -> bool {
         self.waiting.as_ref().is_none_or(FuturesUnordered::is_empty)
     }
 
-    /// Begins what is ready, and calls `spawn` when there is work for another lane.
-    fn take_ready(&mut self, mut spawn: impl FnMut()) -> Pace {
-        let mut ended = None;
+    /// Begins what is ready.
+    fn take_ready(&mut self) -> Pace {
         while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH {
-            let next = self.run.next(self.rank, ended.take());
-            if next.spawn {
-                spawn();
+            // Boxed once for all that ends at once: an attempt is by far the largest part of a lane.
+            let mut turns: Turns<'a> = Box::pin(self.place.take_turns(self.slice, self.is_idle()));
+            match poll_once(turns.as_mut()) {
+                Poll::Ready(pace) => return pace.expect("a pace, where no turn has waited"),
+                Poll::Pending => self.waiting.get_or_insert_default().push(turns),
             }
-            let Some((turn, inputs)) = next.turn else {
-                if next.soon && self.is_idle() && self.watch() {
-                    continue;
-                }
-                return if next.over { Pace::Over } else { Pace::Rest };
-            };
-            let mut attempt = Box::pin(take_turn(self.run, turn, inputs));
-            let now = match poll_once(attempt.as_mut()) {
-                Poll::Ready(called) => ended.insert((turn, called)).1.ended,
-                Poll::Pending => {
-                    self.set_aside(turn, attempt);
-                    clock::now()
-                }
-            };
+            let now = clock::now();
             if now.duration_since(self.slice) > TICK / 2 {
-                if let Some((turn, called)) = ended {
-                    self.run.complete(turn, Some(called));
-                }
                 return Pace::Yield;
             }
         }
         Pace::Full
     }
 
-    /// Waits a moment, awake, for another lane to make something ready; returns whether it did.
-    fn watch(&self) -> bool {
-        let began = clock::now();
-        while !self.run.may_be_ready() {
-            if clock::now().duration_since(began) > WATCH {
-                return false;
-            }
-            std::hint::spin_loop();
-        }
-        true
-    }
-
-    /// Keeps an attempt that waits, or drops it where it is to stop.
-    fn set_aside(&mut self, turn: Turn, attempt: Pin<Box<impl Future<Output = Called> + Send + 'a>>) {
-        match self.run.waits(turn) {
-            Some(stop) => {
-                let attempt = Abortable::new(attempt, stop);
-                let waiting = self.waiting.get_or_insert_default();
-                waiting.push(Box::pin(async move { (turn, attempt.await.ok()) }));
-            }
-            None => {
-                drop(attempt);
-                self.run.complete(turn, None);
-            }
-        }
-    }
-
     /// Waits for one attempt of this lane to end.
     async fn complete_next(&mut self) {
-        if let Some(waiting) = &mut self.waiting
-            && let Some((turn, called)) = waiting.next().await
-        {
-            self.run.complete(turn, called);
+        if let Some(waiting) = &mut self.waiting {
+            waiting.next().await;
         }
     }
 }
 
+impl Place<'_> {
+    fn rank(self) -> Rank {
+        if self.helpers.is_some() { Rank::First } else { Rank::Helper }
+    }
+
+    /// Takes turns until nothing more is ready or the slice is over. After a turn that had to wait there
+    /// is no pace: the lane has gone on meanwhile.
+    async fn take_turns(self, slice: Instant, idle: bool) -> Option<Pace> {
+        let Self { run, helpers } = self;
+        let mut ended = None;
+        loop {
+            let next = run.next(self.rank(), ended.take());
+            if let Some(helpers) = helpers.filter(|_| next.spawn) {
+                helpers.spawn(run);
+            }
+            let Some(taken) = next.taken else {
+                if next.soon && idle && watch(run) {
+                    continue;
+                }
+                return Some(if next.over { Pace::Over } else { Pace::Rest });
+            };
+            let turn = taken.turn;
+            let (called, waited) = {
+                let mut attempt = pin!(take_turn(run, taken));
+                match poll_fn(|context| Poll::Ready(attempt.as_mut().poll(context))).await {
+                    Poll::Ready(called) => (Some(called), false),
+                    Poll::Pending => match run.waits(turn) {
+                        Some(stop) => {
+                            set_aside().await;
+                            (Abortable::new(attempt, stop).await.ok(), true)
+                        }
+                        None => (None, false),
+                    },
+                }
+            };
+            match called {
+                Some(called) if !waited && called.ended.duration_since(slice) <= TICK / 2 => {
+                    ended = Some((turn, called));
+                }
+                called => {
+                    run.complete(turn, called);
+                    return (!waited).then_some(Pace::Yield);
+                }
+            }
+        }
+    }
+}
+
+/// Leaves the turn to the lane's set, which polls it again with a waker of its own.
+async fn set_aside() {
+    let mut aside = false;
+    poll_fn(|_| if std::mem::replace(&mut aside, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+/// Waits a moment, awake, for another lane to make something ready; returns whether it did.
+fn watch(run: &Run) -> bool {
+    let began = clock::now();
+    while !run.may_be_ready() {
+        if clock::now().duration_since(began) > WATCH {
+            return false;
+        }
+        std::hint::spin_loop();
+    }
+    true
+}
+
 /// Polls a future that may well be ready, without a way to wake anyone: if it is not ready it goes
 /// to a set, which polls it again with its own waker.
-fn poll_once<F: Future>(attempt: Pin<&mut F>) -> Poll<F::Output> {
-    attempt.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+fn poll_once<F: Future + ?Sized>(turns: Pin<&mut F>) -> Poll<F::Output> {
+    turns.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
 }
 
 /// Stops a run whose future is dropped before it is over: its caller has gone.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{
-    Arity, Graph, Persistence, Plan, PlanErrors, Port, PortId, RawStep, Retry, Scope, StepId, StepName,
+    Arity, Graph, Persistence, Plan, PlanErrors, Port, PortId, RawStep, Retry, Scope, Source, StepId,
+    StepName,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -63,6 +64,29 @@ pub(crate) struct Prepared {
     pub(crate) retries: Arc<[Retry]>,
     /// Whether some step's result is kept, so that its executions are journaled.
     pub(crate) keeps: bool,
+    /// How often the value of each node is asked for: once for each input, and once as the result.
+    pub(crate) uses: Box<[u32]>,
+    /// The positions of the given inputs, in the order of their ports.
+    pub(crate) by_port: Box<[usize]>,
+    /// A hash of those ports.
+    pub(crate) ports: [u8; 32],
+}
+
+impl Prepared {
+    fn new(plan: Plan, given: &[Port], retries: Arc<[Retry]>, keeps: bool) -> Self {
+        let mut uses = vec![0; plan.len()].into_boxed_slice();
+        let inputs = plan.nodes().flat_map(|(node, _)| plan.inputs(node).iter().copied());
+        for source in inputs.chain([plan.target_source()]) {
+            if let Source::Node(node) = source {
+                uses[node.index()] += 1;
+            }
+        }
+        let mut by_port: Box<[usize]> = (0..given.len()).collect();
+        by_port.sort_by_key(|position| &given[*position]);
+        let mut hash = Sha256::new();
+        by_port.iter().for_each(|position| frame(&mut hash, given[*position].to_string().as_bytes()));
+        Self { plan, retries, keeps, uses, by_port, ports: hash.finalize().into() }
+    }
 }
 
 /// The most plans that are remembered; past it all are forgotten. A service asks in a handful of
@@ -219,7 +243,7 @@ impl Generation {
         let plan = Plan::of(&self.graph, &target, given)?;
         let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
         let keeps = plan.nodes().any(|(_, step)| self.code(step).keep.is_some());
-        let prepared = Arc::new(Prepared { plan, retries, keeps });
+        let prepared = Arc::new(Prepared::new(plan, given, retries, keeps));
         let mut plans = self.plans();
         if plans.len() >= KNOWN_PLANS {
             plans.clear();

@@ -25,6 +25,7 @@ use docket_store::RecordKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::execution_id::ExecutionId;
 use crate::generation::{Keep, StepCode, frame};
 use crate::value::Value;
 
@@ -172,6 +173,35 @@ pub(crate) fn differences(then: &Parts, now: &Parts) -> Vec<String> {
 
 pub(crate) fn hex(bytes: &[u8; 32]) -> String {
     base16ct::lower::encode_string(bytes)
+}
+
+/// What the keys of one execution's work have in common, where its results are not kept: they need only be
+/// the same for every attempt at the same work, and others for any other.
+#[derive(Clone)]
+pub(crate) struct RunKey(Sha256);
+
+impl RunKey {
+    /// Begins the keys of an execution with these inputs, in the order of their ports.
+    pub(crate) fn of<'a>(
+        execution: &ExecutionId,
+        ports: &[u8; 32],
+        given: impl Iterator<Item = &'a Value>,
+    ) -> Self {
+        let mut hash = Sha256::new();
+        frame(&mut hash, execution.as_str().as_bytes());
+        hash.update(ports);
+        for value in given {
+            hash.update([u8::from(value.arity() == Arity::Many)]);
+            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+        }
+        Self(hash)
+    }
+
+    /// Returns the key of one step's work. What it takes follows from the execution's inputs.
+    pub(crate) fn of_step(&self, identity: &[u8; 32]) -> [u8; 32] {
+        self.0.clone().chain_update(identity).finalize().into()
+    }
 }
 
 #[cfg(test)]

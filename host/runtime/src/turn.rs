@@ -8,15 +8,14 @@ use std::time::Duration;
 use docket_graph::{Arity, Scope};
 use docket_store::{self as store, Kind, Left, Look, StoreError, StoreErrorKind, Work};
 use futures_util::FutureExt as _;
-use sha2::{Digest as _, Sha256};
 
 use crate::attempt::attempt;
-use crate::board::{Inputs, Run, Turn};
+use crate::board::{Run, Taken, Turn};
 use crate::call::{Called, Origin, Usage};
 use crate::clock;
 use crate::failure::StepFailure;
 use crate::flight::{Landing, Role, landed};
-use crate::generation::{Keep, StepCode, frame};
+use crate::generation::{Keep, StepCode};
 use crate::keep::{Hold, Keeping};
 use crate::key::{self, WorkKey};
 use crate::options::OnStoreError;
@@ -34,9 +33,9 @@ const LONGEST_POLL: Duration = Duration::from_secs(1);
 ///
 /// # Cancel safety
 /// A dropped turn stops what it has begun and gives back what it holds.
-pub(crate) async fn turn(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
+pub(crate) async fn turn(run: &Arc<Run>, taken: Taken<'_>) -> Called {
     // A panic in the host's part of one turn must not take other executions down.
-    match AssertUnwindSafe(taken(run, turn, inputs)).catch_unwind().await {
+    match AssertUnwindSafe(carry_out(run, taken)).catch_unwind().await {
         Ok(called) => called,
         Err(panic) => {
             let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -46,7 +45,8 @@ pub(crate) async fn turn(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
     }
 }
 
-async fn taken(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
+async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
+    let Taken { turn, inputs, begun } = taken;
     if !turn.delay.is_zero() {
         clock::sleep_until(clock::deadline(clock::now(), turn.delay)).await;
     }
@@ -58,24 +58,9 @@ async fn taken(run: &Arc<Run>, turn: Turn, inputs: Inputs) -> Called {
         }
         // There is no store, and the step is to run without.
         (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, &inputs).bytes,
-        (None, _) => idempotency_key(run, code, &inputs),
+        (None, _) => run.key.of_step(&code.identity),
     };
-    attempt(run, turn, key, &inputs).await
-}
-
-/// Returns the key of work whose result is not kept: the same for every attempt at the same step with
-/// the same inputs in the same execution, and for no other.
-fn idempotency_key(run: &Run, code: &StepCode, inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    frame(&mut hash, &code.identity);
-    frame(&mut hash, run.id.as_str().as_bytes());
-    for (value, _) in inputs {
-        frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
-        for payload in value.payloads() {
-            frame(&mut hash, payload.digest());
-        }
-    }
-    hash.finalize().into()
+    attempt(run, turn, key, &inputs, begun).await
 }
 
 /// Brings the kept result of a step: found, waited for, or made.
@@ -107,7 +92,7 @@ async fn kept(
         turn = run.renumber(turn, hold.attempt());
         let called = tokio::select! {
             biased;
-            called = attempt(run, turn, key.bytes, inputs) => called,
+            called = attempt(run, turn, key.bytes, inputs, None) => called,
             () = hold.lost() => {
                 turn = run.attempt_lost(turn);
                 hold.superseded();
@@ -247,7 +232,7 @@ impl Seeker<'_> {
             OnStoreError::Fail => failed(StepFailure::Store(error.to_string())),
             OnStoreError::Run => {
                 tracing::warn!(%error, step = %self.code.name, "the store cannot be used; the step runs without");
-                attempt(self.run, turn, self.key.bytes, self.inputs).await
+                attempt(self.run, turn, self.key.bytes, self.inputs, None).await
             }
         }
     }

@@ -47,6 +47,9 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--loop-graph") {
         return endless_graph();
     }
+    if arguments.iter().any(|argument| argument == "--loop-raw") {
+        return endless_raw();
+    }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
     let measurements: [Measurement; 8] = [
@@ -213,6 +216,21 @@ fn endless_graph() {
         runtime.block_on(host.execute(request)).expect("a good request").result.expect("a result");
     }
     println!("{} a graph", millis(began.elapsed().as_secs_f64() / 50.0));
+}
+
+/// The floor of a large graph, one raw call after the other, for a profiler.
+fn endless_raw() {
+    let runtime = runtime(1);
+    let raw = Raw::new(&our_settings(), &fixture("bench_layers"));
+    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    let message = message();
+    let began = Instant::now();
+    runtime.block_on(async {
+        for _ in 0..500_000 {
+            raw.call("Step2-0", &[&message, &message, &message]).await;
+        }
+    });
+    println!("{} a call", micros(began.elapsed().as_secs_f64() / 500_000.0));
 }
 
 /// Calls by 64 tasks on two workers, as a rate.

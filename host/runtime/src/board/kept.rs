@@ -81,7 +81,7 @@ impl Run {
         let state = board.progress.state(node);
         let node = &mut board.nodes[node.index()];
         let Some(hold) = node.kept.as_mut().and_then(|kept| kept.hold.take()) else { return };
-        match (&node.failure, state) {
+        match (node.failure.as_deref(), state) {
             (Some(failure), State::Failed) => board.endings.extend(hold.failed(failure)),
             _ => drop(hold),
         }
