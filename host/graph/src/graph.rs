@@ -61,6 +61,8 @@ pub struct Graph {
     modules: Vec<Arc<str>>,
     steps: Vec<Step>,
     ports: Vec<Node>,
+    /// By port, apart from all else that is known of it: they are asked for once a step that runs.
+    schemas: Vec<SharedSchema>,
     consumers: Edges<StepId>,
     leaves: Vec<PortId>,
     outputs: Vec<PortId>,
@@ -71,8 +73,6 @@ struct Node {
     port: Port,
     producer: Option<StepId>,
     message: MessageDescriptor,
-    /// Built when first asked for: most ports of a large graph are never checked on their own.
-    schema: SharedSchema,
 }
 
 impl Graph {
@@ -203,8 +203,7 @@ impl Graph {
 
     /// Returns the tables to check the bytes of a port by.
     pub fn schema(&self, port: PortId) -> &Schema {
-        let node = &self.ports[port.index()];
-        node.schema.get_or_init(|| Schema::of(&node.message))
+        self.schemas[port.index()].get_or_init(|| Schema::of(self.message(port)))
     }
 }
 
@@ -381,7 +380,6 @@ impl Draft {
     /// Builds the graph of a draft without a fault.
     fn finish(self, messages: Vec<Option<MessageDescriptor>>) -> Graph {
         let Self { modules, pools: _, steps, ports, producers, consumers } = self;
-        let mut schemas = Schemas::default();
         let ports: Vec<Node> = ports
             .into_iter()
             .zip(messages)
@@ -389,9 +387,11 @@ impl Draft {
             .map(|(i, (port, message))| {
                 let message = message.expect("a message that is missing is a fault, and there is none");
                 let producer = producers.of_source(i).first().copied();
-                Node { port, producer, schema: schemas.of(&message), message }
+                Node { port, producer, message }
             })
             .collect();
+        let mut shared = Schemas::default();
+        let schemas = ports.iter().map(|node| shared.of(&node.message)).collect();
         let select = |wanted: fn(&Node, &[StepId]) -> bool| {
             let all = ports.iter().enumerate();
             all.filter(|(i, node)| wanted(node, consumers.of_source(*i)))
@@ -400,7 +400,7 @@ impl Draft {
         };
         let leaves = select(|node, _| node.producer.is_none());
         let outputs = select(|node, consumers| node.producer.is_some() && consumers.is_empty());
-        Graph { modules, steps, ports, consumers, leaves, outputs }
+        Graph { modules, steps, ports, schemas, consumers, leaves, outputs }
     }
 }
 
