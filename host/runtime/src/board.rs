@@ -94,6 +94,8 @@ struct Board {
     actions: Vec<Action>,
     conclusion: Option<Conclusion>,
     elapsed: Duration,
+    /// When the change under way happens: the clock is read once for all that follows from it.
+    now: Instant,
     /// The notes of failures that are being written into the store.
     endings: Vec<JoinHandle<()>>,
 }
@@ -194,6 +196,7 @@ impl Run {
     pub(crate) fn begin(start: Start) -> Arc<Self> {
         let Start { id, home, prepared, given, started_at_ms, limit, journaled } = start;
         let Prepared { plan, retries, uses, .. } = &*prepared;
+        let started = clock::now();
         let board = Board {
             progress: Progress::new(plan, Arc::clone(retries)),
             ready: VecDeque::new(),
@@ -205,10 +208,11 @@ impl Run {
             actions: Vec::new(),
             conclusion: None,
             elapsed: Duration::ZERO,
+            now: started,
             endings: Vec::new(),
         };
         let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
-        let key = RunKey::of(&id, &prepared.ports, inputs);
+        let key = RunKey::of(&id, &prepared, inputs);
         let run = Self {
             id,
             home,
@@ -216,7 +220,7 @@ impl Run {
             given,
             key,
             started_at_ms,
-            started: clock::now(),
+            started,
             limit,
             journaled,
             changed: Notify::new(),
@@ -254,9 +258,11 @@ impl Run {
 
     /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
     ///
-    /// One lock for both: between two quick steps nothing else has to happen.
-    pub(crate) fn next(&self, lane: Rank, ended: Option<(Turn, Called)>) -> Next<'_> {
+    /// One lock for both, and one reading of the clock, which the lane has just made: between two quick
+    /// steps nothing else has to happen.
+    pub(crate) fn next(&self, lane: Rank, now: Instant, ended: Option<(Turn, Called)>) -> Next<'_> {
         let mut board = self.lock();
+        board.now = now;
         if let Some((turn, called)) = ended {
             self.completed(&mut board, turn, Some(called));
         }
@@ -367,11 +373,13 @@ impl Run {
 
     /// Notes that an attempt has its permits and begins now; returns when that is.
     pub(crate) fn attempt_began(&self, turn: Turn) -> Instant {
-        self.began(&mut self.lock(), turn)
+        let mut board = self.lock();
+        board.now = clock::now();
+        self.began(&mut board, turn)
     }
 
     fn began(&self, board: &mut Board, turn: Turn) -> Instant {
-        let now = clock::now();
+        let now = board.now;
         if board.conclusion.is_some() {
             // The run was abandoned while another thread was about to begin; its last event is out.
             return now;
@@ -397,6 +405,7 @@ impl Run {
     /// `None`, by being stopped.
     pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
         let mut board = self.lock();
+        board.now = called.as_ref().map_or_else(clock::now, |called| called.ended);
         self.completed(&mut board, turn, called);
         self.call_for_help(&mut board, Rank::Helper);
     }
@@ -435,13 +444,14 @@ impl Run {
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
-        let step = &self.code(turn.node).name;
+        let (step, now) = (&self.code(turn.node).name, board.now);
         let node = &mut board.nodes[turn.node.index()];
         let began = std::mem::take(&mut node.open);
         let report = if began { node.attempts.last_mut() } else { None };
         let Some(Called { result, usage, ended, origin }) = called else {
             if let Some(report) = report {
-                report.elapsed = clock::now().duration_since(self.started) - report.started_after;
+                let elapsed = now.duration_since(self.started);
+                report.elapsed = elapsed.saturating_sub(report.started_after);
             }
             return Completion::Stopped { began };
         };
@@ -489,6 +499,7 @@ impl Run {
     /// Stops the execution, unless it is over.
     pub(crate) fn stop(&self, reason: StopReason) {
         let mut board = self.lock();
+        board.now = clock::now();
         let Board { progress, actions, .. } = &mut *board;
         progress.stop(reason, actions);
         self.perform(&mut board);
@@ -539,7 +550,7 @@ impl Run {
     }
 
     fn finish(&self, board: &mut Board, conclusion: Conclusion) {
-        board.elapsed = clock::now().duration_since(self.started);
+        board.elapsed = board.now.duration_since(self.started);
         for (node, _) in self.plan().nodes() {
             if board.progress.state(node) == State::NeverStarted {
                 let outcome = StepOutcome::NeverStarted;

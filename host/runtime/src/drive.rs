@@ -191,14 +191,15 @@ impl<'a> Lane<'a> {
 
     /// Begins what is ready.
     fn take_ready(&mut self) -> Pace {
+        let mut now = self.slice;
         while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH {
             // Boxed once for all that ends at once: an attempt is by far the largest part of a lane.
-            let mut turns: Turns<'a> = Box::pin(self.place.take_turns(self.slice, self.is_idle()));
+            let mut turns: Turns<'a> = Box::pin(self.place.take_turns(self.slice, now, self.is_idle()));
             match poll_once(turns.as_mut()) {
                 Poll::Ready(pace) => return pace.expect("a pace, where no turn has waited"),
                 Poll::Pending => self.waiting.get_or_insert_default().push(turns),
             }
-            let now = clock::now();
+            now = clock::now();
             if now.duration_since(self.slice) > TICK / 2 {
                 return Pace::Yield;
             }
@@ -221,16 +222,17 @@ impl Place<'_> {
 
     /// Takes turns until nothing more is ready or the slice is over. After a turn that had to wait there
     /// is no pace: the lane has gone on meanwhile.
-    async fn take_turns(self, slice: Instant, idle: bool) -> Option<Pace> {
+    async fn take_turns(self, slice: Instant, mut now: Instant, idle: bool) -> Option<Pace> {
         let Self { run, helpers } = self;
         let mut ended = None;
         loop {
-            let next = run.next(self.rank(), ended.take());
+            let next = run.next(self.rank(), now, ended.take());
             if let Some(helpers) = helpers.filter(|_| next.spawn) {
                 helpers.spawn(run);
             }
             let Some(taken) = next.taken else {
                 if next.soon && idle && watch(run) {
+                    now = clock::now();
                     continue;
                 }
                 return Some(if next.over { Pace::Over } else { Pace::Rest });
@@ -251,6 +253,7 @@ impl Place<'_> {
             };
             match called {
                 Some(called) if !waited && called.ended.duration_since(slice) <= TICK / 2 => {
+                    now = called.ended;
                     ended = Some((turn, called));
                 }
                 called => {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::execution_id::ExecutionId;
-use crate::generation::{Keep, StepCode, frame};
+use crate::generation::{Keep, Prepared, StepCode, frame};
 use crate::value::Value;
 
 /// Changes whenever keys are made in another way.
@@ -184,16 +184,20 @@ impl RunKey {
     /// Begins the keys of an execution with these inputs, in the order of their ports.
     pub(crate) fn of<'a>(
         execution: &ExecutionId,
-        ports: &[u8; 32],
+        prepared: &Prepared,
         given: impl Iterator<Item = &'a Value>,
     ) -> Self {
         let mut hash = Sha256::new();
         frame(&mut hash, execution.as_str().as_bytes());
-        hash.update(ports);
+        hash.update(prepared.ports);
         for value in given {
             hash.update([u8::from(value.arity() == Arity::Many)]);
             frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
-            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+            // Where results are kept the digests are needed anyway, and nothing is hashed twice.
+            value.payloads().iter().for_each(|payload| match prepared.keeps {
+                true => frame(&mut hash, payload.digest()),
+                false => frame(&mut hash, payload.bytes()),
+            });
         }
         Self(hash)
     }
