@@ -18,8 +18,11 @@ use docket_runtime::Value;
 
 use same::same;
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// All targets by their names, which are also those of their folders below `fuzz/corpus`.
-pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+pub const TARGETS: [(&str, Target); 4] = [
     ("descriptors", descriptors),
     ("canonical", canonical),
     ("docket_toml", docket_toml),

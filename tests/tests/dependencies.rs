@@ -63,16 +63,21 @@ fn packages() -> Vec<Package> {
     }
     let output = tree.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // `name v1.2.3 (more)|licence (*)`
+    // `name v1.2.3 (more)|licence`
     let package = |line: &str| {
         let (package, licence) = line.split_once('|')?;
         let mut words = package.split(' ');
         let (name, version) = (words.next()?, words.next()?.strip_prefix('v')?);
         let source = sources.get(&(name, version)).unwrap_or_else(|| panic!("{line} is locked")).clone();
-        let licence = licence.trim_end_matches(" (*)").to_owned();
-        Some(Package { name: name.to_owned(), version: version.to_owned(), licence, source })
+        Some(Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            licence: licence.to_owned(),
+            source,
+        })
     };
-    let packages: Vec<_> = str::from_utf8(&output.stdout).unwrap().lines().filter_map(package).collect();
+    let lines = str::from_utf8(&output.stdout).unwrap().lines().map(|line| line.trim_end_matches(" (*)"));
+    let packages: Vec<_> = lines.collect::<BTreeSet<_>>().into_iter().filter_map(package).collect();
     assert!(packages.len() > 200, "{} packages", packages.len());
     packages
 }

@@ -1,7 +1,5 @@
 //! What fuzzing has kept, through the same functions, in every test run.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::fs;
 
 use docket_tests::fuzzed::TARGETS;

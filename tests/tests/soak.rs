@@ -216,7 +216,7 @@ struct Clumsy {
 impl Observer for Clumsy {
     fn on_event(&self, execution: &ExecutionId, _: &Event<'_>) {
         let unlucky = execution.as_str().starts_with("unlucky");
-        if unlucky && self.events.fetch_add(1, Ordering::Relaxed) % self.every == 0 {
+        if unlucky && self.events.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.every) {
             panic!("an observer's fault");
         }
     }

@@ -179,10 +179,9 @@ async fn each_monster_is_refused_by_name() {
         ("a step of another version", exports("docket:step/step@0.2.0", odd), "does not export"),
         (
             "a function in the place of the step",
-            format!(
-                "(component (core module $m (func (export \"f\"))) (core instance $i (instantiate $m)) \
+            "(component (core module $m (func (export \"f\"))) (core instance $i (instantiate $m)) \
              (func $f (canon lift (core func $i \"f\"))) (export \"run\" (func $f)))"
-            ),
+                .to_owned(),
             "does not export",
         ),
         (

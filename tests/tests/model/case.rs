@@ -206,10 +206,14 @@ fn needs() -> impl Strategy<Value = Vec<(Index, bool)>> {
     prop::collection::vec((any::<Index>(), prop::bool::weighted(0.2)), 0..4)
 }
 
+/// A step before its place in the graph is known: the type of its output and whether it has a label, what it takes, and
+/// how it is run.
+type RawStep = ([bool; 2], Vec<(Index, bool)>, Step);
+
 /// Gives each step a port of its own, and resolves whose outputs it takes.
-fn joined_up(steps: Vec<([bool; 2], Vec<(Index, bool)>, Step)>) -> Vec<Step> {
+fn joined_up(steps: Vec<RawStep>) -> Vec<Step> {
     let mut plain = BTreeSet::new();
-    let place = |(i, ([user, labelled], needs, step)): (usize, ([bool; 2], Vec<(Index, bool)>, Step))| {
+    let place = |(i, ([user, labelled], needs, step)): (usize, RawStep)| {
         let message = if user { "example.v1.UserID" } else { "example.v1.UserProfile" };
         // Without a label there is one of a type, and the user id is what the execution is given.
         let bare = !labelled && !user && plain.insert(message);
@@ -220,7 +224,11 @@ fn joined_up(steps: Vec<([bool; 2], Vec<(Index, bool)>, Step)>) -> Vec<Step> {
     steps.into_iter().enumerate().map(place).collect()
 }
 
-fn told() -> impl Strategy<Value = (Index, bool, Vec<Vec<Word>>, Option<(Stop, Duration)>)> {
+/// What an execution is told, before it is known which steps there are: the target, whether it is the last step all
+/// the same, the words and the stop.
+type RawTold = (Index, bool, Vec<Vec<Word>>, Option<(Stop, Duration)>);
+
+fn told() -> impl Strategy<Value = RawTold> {
     let stop = prop::sample::select(vec![Stop::Deadline, Stop::Cancel]);
     let stop = prop_oneof![
         3 => Just(None),
@@ -246,10 +254,7 @@ fn words() -> impl Strategy<Value = Vec<Word>> {
 }
 
 /// Fits what is told to the steps there are. Only what has a short limit may spin.
-fn fitted(
-    (target, last, mut words, stop): (Index, bool, Vec<Vec<Word>>, Option<(Stop, Duration)>),
-    steps: &[Step],
-) -> Told {
+fn fitted((target, last, mut words, stop): RawTold, steps: &[Step]) -> Told {
     words.truncate(steps.len());
     for (words, step) in words.iter_mut().zip(steps) {
         for word in words.iter_mut().filter(|word| word.end == End::Spin && step.timeout.is_none()) {
