@@ -217,3 +217,33 @@ async fn each_monster_is_refused_by_name() {
         .map(drop)
         .unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_that_declares_a_hundred_thousand_steps_is_refused_before_the_host_copies_them() {
+    match tried("many", fixture("describe_many_steps")).await {
+        Became::Refused(said) => assert_eq!(
+            said,
+            "module `strange.wasm` failed to describe itself: answered with more than its limit of 16777216 bytes"
+        ),
+        Became::Ran => panic!("it ran"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_without_bytes_count_towards_the_limit_of_an_answer() {
+    for (limit, refused) in [(1 << 20, true), (64 << 20, false)] {
+        let mut options = short();
+        options.defaults.output = Some(limit);
+        options.defaults.timeout = Some(Duration::from_secs(10));
+        let host = Host::builder().options(options).module("empty.wasm", fixture("return_many_empty"));
+        let host = host.build().await.unwrap_or_else(|error| panic!("{error}"));
+        let began = Instant::now();
+        let outcome = execute(&host, profile_request()).await;
+        println!("{limit}: {:.1?}: {:?}", began.elapsed(), outcome.result.as_ref().err());
+        match outcome.result {
+            Ok(value) => assert!(!refused && value.payloads().len() == 1_000_000),
+            Err(ExecutionError::Failed { source: StepFailure::Output { .. }, .. }) => assert!(refused),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
