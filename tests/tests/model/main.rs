@@ -98,7 +98,7 @@ fn whatever_steps_do_the_report_is_one_that_the_reference_allows() {
         ("certain", &tally.certain, 3),
         ("done", &tally.done, 10),
         ("failed", &tally.failed, 10),
-        ("aborted", &tally.aborted, 30),
+        ("aborted", &tally.aborted, 100),
         ("stopped", &tally.stopped, 20),
     ] {
         let (all, of_kind) = (tally.executions.load(Ordering::Relaxed), counter.load(Ordering::Relaxed));
