@@ -12,12 +12,15 @@ EXAMPLES := $(filter-out embedding,$(notdir $(patsubst %/Cargo.toml,%,$(wildcard
 BUILT := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/guest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup guests modules run test torture lint bench
+.PHONY: help setup guests modules run test torture fuzz deny advisories lint bench
 
 help:
 	@echo "make run      build Docket and the demonstration guests, and run them"
 	@echo "make test     build everything and run every test"
-	@echo "make torture  the tests that kill, hundreds of times instead of some"
+	@echo "make torture  the tests that kill, soak and draw cases, with thousands instead of some"
+	@echo "make fuzz     each fuzz target for FUZZ_SECONDS (60), on the stable toolchain"
+	@echo "make deny     licences, bans, duplicates and sources of all dependencies, by cargo-deny"
+	@echo "make advisories  known weaknesses of dependencies; needs the network"
 	@echo "make bench    measure, against floors measured in the same run"
 	@echo "make lint     formatting and clippy"
 	@echo "make modules  build every guest component, for tests by hand"
@@ -53,6 +56,32 @@ test: modules lint
 torture: modules
 	$(CARGO) build $(HOST) -p docket-host
 	DOCKET_TORTURE=1 tests/servers.sh run $(CARGO) test $(HOST) -p docket-tests --test durable -- killing
+	DOCKET_TORTURE=1 $(CARGO) test $(HOST) -p docket-tests --test soak --test model --test strange -- --nocapture --test-threads 1
+
+# What is found is left in fuzz/found/TARGET-*: copy it to fuzz/corpus/TARGET, where every test run takes it.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= descriptors canonical docket_toml json_input
+fuzz: setup
+	cd fuzz && CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target)) RUSTC_WRAPPER=$(CURDIR)/fuzz/rustc.sh $(CARGO) build --release --locked
+	@mkdir -p fuzz/found
+	@for t in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/found/corpus/$$t; \
+		echo "fuzzing $$t for $(FUZZ_SECONDS) s"; \
+		$(or $(CARGO_TARGET_DIR),target)/release/$$t -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
+			-verbosity=0 -print_final_stats=1 -artifact_prefix=fuzz/found/$$t- fuzz/found/corpus/$$t fuzz/corpus/$$t || exit 1; \
+	done
+
+# cargo-deny is built once, in the target directory: minutes.
+DENY := $(or $(CARGO_TARGET_DIR),target)/deny
+$(DENY)/bin/cargo-deny:
+	@echo "building cargo-deny, which takes some minutes"
+	$(CARGO) install cargo-deny --version 0.20.2 --locked --root $(DENY)
+
+deny: $(DENY)/bin/cargo-deny
+	$(DENY)/bin/cargo-deny check licenses bans sources
+
+advisories: $(DENY)/bin/cargo-deny
+	$(DENY)/bin/cargo-deny check advisories
 
 lint:
 	$(CARGO) fmt --all --check

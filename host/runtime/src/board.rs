@@ -5,6 +5,7 @@
 mod kept;
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -638,13 +639,16 @@ impl Run {
     }
 
     fn tell(&self, event: &Event<'_>) {
-        if let Some(observer) = &self.home.observer {
-            observer.on_event(&self.id, event);
+        let Some(observer) = &self.home.observer else { return };
+        // Its panic would go through the board, and, where the run is being abandoned, end the process.
+        let told = AssertUnwindSafe(|| observer.on_event(&self.id, event));
+        if std::panic::catch_unwind(told).is_err() {
+            tracing::error!(execution = %self.id, "the observer panicked; the execution goes on");
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
-        // Poisoned only if an observer panicked; the board is whole between its own statements.
+        // Poisoned only by a fault of ours; the board is whole between its own statements.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,11 +2,13 @@
 //! through the journal: begun, joined, answered from the record, or gone on with. Never decides what
 //! a step does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use docket_graph::{Arity, Graph, Port};
 use docket_store::{Entry, Held, Kind, NewExecution, Opened, RecordKey, Status, StepNote, Unfinished};
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
@@ -19,7 +21,7 @@ use crate::call;
 use crate::clock;
 use crate::drive::{Stops, drive};
 use crate::execution_id::ExecutionId;
-use crate::failure::ExecutionError;
+use crate::failure::{ExecutionError, said_by};
 use crate::generation::{Engine, Generation, LoadErrors, Loading, Prepared, frame};
 use crate::keep::{Ending, HeldExecution, Keeping, KeepingParts};
 use crate::module::ModuleSource;
@@ -237,8 +239,8 @@ impl Execution {
     /// goes on with it, waits for it, or returns what came of it.
     ///
     /// # Errors
-    /// Where the host was shut down since the request was accepted, the store cannot be used, or the
-    /// id belongs to another request.
+    /// Where the host was shut down since the request was accepted, the store cannot be used, the id belongs to
+    /// another request, or the host itself fails.
     ///
     /// # Cancel safety
     /// As [`Host::execute`](crate::Host::execute). A journaled execution can be resumed then.
@@ -250,11 +252,18 @@ impl Execution {
             return Err(RequestError::Closed);
         }
         let begun = Begun { id, limit, host: &host, cancelled };
-        match what {
-            What::Request(accepted) if !accepted.prepared.keeps => Ok(begun.run(*accepted, None, None).await),
-            // Boxed: most executions are not journaled, and would carry its size.
-            what => Box::pin(begun.journaled(what)).await,
-        }
+        let carried = async {
+            match what {
+                What::Request(accepted) if !accepted.prepared.keeps => {
+                    Ok(begun.run(*accepted, None, None).await)
+                }
+                // Boxed: most executions are not journaled, and would carry its size.
+                what => Box::pin(begun.journaled(what)).await,
+            }
+        };
+        // A task may carry out many executions: a panic in one, such as an embedder's store's, is not to end them all.
+        let ended = AssertUnwindSafe(carried).catch_unwind().await;
+        ended.unwrap_or_else(|panic| Err(RequestError::Internal(said_by(&*panic))))
     }
 }
 

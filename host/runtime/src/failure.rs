@@ -1,5 +1,6 @@
 //! Owns every way in which an attempt, a step and an execution can end badly, with the words for it.
 
+use std::any::Any;
 use std::time::Duration;
 
 use docket_graph::{Arity, FailureClass, StepName, StopReason, WireFault};
@@ -233,6 +234,12 @@ impl ExecutionError {
             StopReason::Deadline => ExecutionError::Deadline { limit: limit.unwrap_or_default() },
         }
     }
+}
+
+/// Returns what a panic said.
+pub(crate) fn said_by(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }
 
 /// Who must act on an error. One function turns it into an exit code, another into an HTTP status.

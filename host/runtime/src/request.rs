@@ -164,6 +164,9 @@ pub enum RequestError {
     /// The modules that the execution began with cannot be loaded here.
     #[error(transparent)]
     Load(Arc<LoadErrors>),
+    /// The host itself failed while it carried the request out; a fault of ours, or of an embedder's store.
+    #[error("internal error of the host: {0}")]
+    Internal(String),
     /// The host is shutting down.
     #[error("the host is shutting down and takes no more executions")]
     Closed,
@@ -178,6 +181,7 @@ impl RequestError {
             | RequestError::Input { .. }
             | RequestError::List { .. } => ErrorKind::Invalid,
             RequestError::Conflict { .. } => ErrorKind::Conflict,
+            RequestError::Internal(_) => ErrorKind::Internal,
             RequestError::UnknownExecution { .. } => ErrorKind::NotFound,
             RequestError::NoStore { .. }
             | RequestError::Store(_)

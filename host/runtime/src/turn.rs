@@ -13,7 +13,7 @@ use crate::attempt::attempt;
 use crate::board::{Run, Taken, Turn};
 use crate::call::{Called, Origin, Usage};
 use crate::clock;
-use crate::failure::StepFailure;
+use crate::failure::{StepFailure, said_by};
 use crate::flight::{Landing, Role, landed};
 use crate::generation::{Keep, StepCode};
 use crate::keep::{Hold, Keeping};
@@ -37,11 +37,7 @@ pub(crate) async fn turn(run: &Arc<Run>, taken: Taken<'_>) -> Called {
     // A panic in the host's part of one turn must not take other executions down.
     match AssertUnwindSafe(carry_out(run, taken)).catch_unwind().await {
         Ok(called) => called,
-        Err(panic) => {
-            let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
-            failed(StepFailure::Internal(message.unwrap_or_else(|| "a panic".to_owned())))
-        }
+        Err(panic) => failed(StepFailure::Internal(said_by(&*panic))),
     }
 }
 

@@ -279,4 +279,15 @@ mod tests {
         of("UninterpretedOption", Arity::One, r#"{"positiveIntValue":"18446744073709551616"}"#).unwrap_err();
         of("UninterpretedOption", Arity::One, r#"{"negativeIntValue":1e30}"#).unwrap_err();
     }
+
+    #[test]
+    fn numbers_with_a_fraction_keep_all_their_bits() {
+        let text = r#"{"doubleValue":8.88888888888889e72}"#;
+        let value = of("UninterpretedOption", Arity::One, text).unwrap();
+        let shown = Shown::decode(&value.payloads()[0], &message_of("UninterpretedOption")).unwrap();
+        assert_eq!(
+            shown.message().get_field_by_name("double_value").unwrap().as_f64(),
+            Some(8.888_888_888_888_89e72)
+        );
+    }
 }

@@ -14,6 +14,7 @@ mod input;
 mod args;
 mod config;
 mod json;
+mod door;
 mod log;
 mod progress;
 mod interrupt;
@@ -30,6 +31,9 @@ use clap::Parser as _;
 
 pub use console::Console;
 pub use exit::Exit;
+
+#[doc(hidden)]
+pub use door::{read_config, read_json, show_json};
 
 use args::Args;
 use error::CliError;

@@ -9,11 +9,12 @@ use docket_graph::prost_reflect::prost_types::field_descriptor_proto::{Label, Ty
 use docket_graph::prost_reflect::prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, OneofDescriptorProto,
 };
-use docket_graph::prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
+use docket_graph::prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use docket_graph::{Schema, WireReason};
 use proptest::prelude::*;
 
 use crate::chance::Chance;
+use crate::same::same;
 use crate::support::{descriptors, varint};
 
 /// One message of each kind of schema: everything, the older syntax, and maps with all kinds of keys.
@@ -89,38 +90,6 @@ fn holds(descriptor: &MessageDescriptor, schema: &Schema, bytes: &[u8]) -> bool 
     let decoded = |bytes: &[u8]| DynamicMessage::decode(descriptor.clone(), bytes).unwrap();
     assert!(same(&decoded(bytes), &decoded(&canonical)), "{}", text());
     true
-}
-
-/// Whether two messages are the same to a reader. Each NaN is like itself.
-fn same(a: &DynamicMessage, b: &DynamicMessage) -> bool {
-    let fields =
-        |message: &DynamicMessage| message.fields().map(|(field, _)| field.number()).collect::<Vec<_>>();
-    let extensions = |message: &DynamicMessage| {
-        message.extensions().map(|(field, value)| (field.number(), value.clone())).collect()
-    };
-    let (in_a, in_b): (Vec<_>, Vec<_>) = (extensions(a), extensions(b));
-    let equal = |a: &Value, b: &Value| same_value(a, b);
-    fields(a) == fields(b)
-        && a.fields().zip(b.fields()).all(|((_, a), (_, b))| equal(a, b))
-        && in_a.len() == in_b.len()
-        && in_a.iter().zip(&in_b).all(|((n, a), (m, b))| n == m && equal(a, b))
-        && a.unknown_fields().eq(b.unknown_fields())
-}
-
-fn same_value(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::F32(a), Value::F32(b)) => a.to_bits() == b.to_bits(),
-        (Value::F64(a), Value::F64(b)) => a.to_bits() == b.to_bits(),
-        (Value::Message(a), Value::Message(b)) => same(a, b),
-        (Value::List(a), Value::List(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_value(a, b))
-        }
-        (Value::Map(a), Value::Map(b)) => {
-            let found = |(key, a)| b.get(key).is_some_and(|b| same_value(a, b));
-            a.len() == b.len() && a.iter().all(found)
-        }
-        (a, b) => a == b,
-    }
 }
 
 #[test]

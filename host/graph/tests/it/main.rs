@@ -5,6 +5,7 @@
 mod support;
 mod chance;
 mod scramble;
+mod same;
 
 mod canonical;
 mod cases;
