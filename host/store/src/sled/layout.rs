@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `m/format` | the number of this layout, in digits |
+//! | `m/merged` | up to which frame of the [`log`](super::log) the tree has everything: 8 bytes |
 //! | `r` kind key | a record: [`Value`] |
 //! | `c` kind key `0` digest n | a chunk of what is too long for a record's value |
 //! | `n` kind … | list of a kind's records by time of creation |
@@ -24,7 +25,10 @@ use crate::record::{Facts, Kind, Record, RecordKey};
 pub(super) const FORMAT_KEY: &[u8] = b"m/format";
 
 /// The number of the layout above.
-pub(super) const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "2";
+
+/// Where the number of the last frame is of which the tree has everything.
+pub(super) const MERGED_KEY: &[u8] = b"m/merged";
 
 /// The largest value in the tree. A leaf holds up to 20 of them (more than 16 split it), each with a key
 /// of up to 540 bytes; above 128 KiB sled would write the leaf to a file of its own, and never remove it.
@@ -36,7 +40,7 @@ const CHUNK_BYTES: u32 = 5 << 10;
 /// Which digest stands for content here.
 type ContentDigest = [u8; 32];
 
-fn kind_byte(kind: Kind) -> u8 {
+pub(super) fn kind_byte(kind: Kind) -> u8 {
     match kind {
         Kind::Result => 1,
         Kind::Execution => 2,
@@ -45,7 +49,7 @@ fn kind_byte(kind: Kind) -> u8 {
     }
 }
 
-fn kind_of(byte: u8) -> Option<Kind> {
+pub(super) fn kind_of(byte: u8) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind_byte(*kind) == byte)
 }
 

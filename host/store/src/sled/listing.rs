@@ -7,8 +7,8 @@ use crate::error::StoreError;
 use crate::record::{Kind, Record};
 use crate::store::{Cursor, Filter, Page, Query};
 
+use super::common::Common;
 use super::layout::{EXPIRING, created_entry, list_of, read_created, read_expiring};
-use super::writer::Common;
 use super::{content, damaged_list, lists};
 
 /// How many entries of a list are read at once: while they are, nobody writes.

@@ -112,10 +112,10 @@ async fn a_later_format_is_named_beside_the_one_that_is_read() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path()).await;
     let db = open_sled(directory.path());
-    db.insert("m/format", "2").unwrap();
+    db.insert("m/format", "3").unwrap();
     db.flush().unwrap();
     drop(db);
-    let sentence = "the store `STORE` has the format 2, and this release reads 1";
+    let sentence = "the store `STORE` has the format 3, and this release reads 2";
     check_refused(directory.path(), StoreErrorKind::Corrupt, sentence);
 }
 
