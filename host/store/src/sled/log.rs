@@ -210,3 +210,113 @@ pub(super) fn damaged(path: &Path, why: impl std::fmt::Display) -> StoreError {
     );
     StoreError::new(crate::error::StoreErrorKind::Corrupt, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::record::{Facts, Record, Status};
+
+    fn key(text: &str) -> RecordKey {
+        RecordKey::parse(text).unwrap()
+    }
+
+    fn record(n: u64, body: usize) -> Record {
+        Record {
+            kind: Kind::Result,
+            key: key(&format!("k{n}")),
+            revision: Revision(n),
+            facts: Facts::new(Status::Running, "acme".into(), Timestamp(n)),
+            body: vec![n as u8; body].into(),
+        }
+    }
+
+    /// A frame that puts, renews and deletes.
+    fn frame(n: u64, body: usize) -> Vec<u8> {
+        let mut frame = Frame::new();
+        let record = record(n, body);
+        frame.put(Kind::Result, &key(&format!("k{n}")), &Change::of(record));
+        frame.renew(Kind::Execution, &key("e"), Revision(n), Timestamp(n + 1));
+        frame.delete(Kind::Step, &key("s"));
+        frame.numbered(n)
+    }
+
+    fn numbers(bytes: &[u8]) -> Vec<u64> {
+        frames(Bytes::copy_from_slice(bytes)).into_iter().map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        // Small, with its body in chunks, and with its head in them too.
+        for (body, detail) in [(10, 0), (20_000, 0), (20_000, 9_000)] {
+            let mut record = record(7, body);
+            record.facts.detail = Some(Arc::from("x".repeat(detail)));
+            let mut frame = Frame::new();
+            frame.put(Kind::Result, &record.key, &Change::of(record.clone()));
+            frame.renew(Kind::Execution, &key("e"), Revision(7), Timestamp(8));
+            frame.delete(Kind::Step, &key("s"));
+            let [(7, content)] = &frames(frame.numbered(7).into())[..] else { panic!("one frame") };
+            let mut read = changes(content.clone()).unwrap().into_iter();
+            let Some((Kind::Result, name, Logged::Put { head, body })) = read.next() else { panic!("a put") };
+            let change = Change::logged(Kind::Result, &name, head, body).unwrap();
+            assert_eq!(change.record(), &record);
+            let renewal = Logged::Renew { revision: Revision(7), lease_until: Timestamp(8) };
+            assert_eq!(read.next(), Some((Kind::Execution, key("e"), renewal)));
+            assert_eq!(read.next(), Some((Kind::Step, key("s"), Logged::Delete)));
+            assert_eq!(read.next(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_torn_or_spoilt_ends_the_row_wherever_it_is() {
+        let first = frame(1, 100);
+        let both = [&first[..], &frame(2, 100)].concat();
+        assert_eq!(numbers(&both), [1, 2]);
+        for at in 0..both.len() {
+            let whole: &[u64] = if at < first.len() { &[] } else { &[1] };
+            assert_eq!(numbers(&both[..at]), whole, "torn at {at}");
+            let mut spoilt = both.clone();
+            spoilt[at] ^= 1;
+            assert_eq!(numbers(&spoilt), whole, "spoilt at {at}");
+        }
+    }
+
+    #[test]
+    fn frames_of_an_earlier_turn_are_not_read() {
+        let earlier = [frame(1, 100), frame(2, 100), frame(3, 100)].concat();
+        let later = frame(9, 100);
+        let file = [&later[..], &earlier[later.len()..]].concat();
+        assert_eq!(numbers(&file), [9]);
+    }
+
+    #[test]
+    fn hostile_content_is_refused_or_read_but_never_panics() {
+        let content = frame(1, 10)[HEADER..].to_vec();
+        for at in 0..content.len() {
+            let _ = changes(content[..at].to_vec().into());
+            for bit in 0..8 {
+                let mut spoilt = content.clone();
+                spoilt[at] ^= 1 << bit;
+                let _ = changes(spoilt.into());
+            }
+        }
+    }
+
+    #[test]
+    fn both_files_are_one_row_that_goes_on_where_the_tree_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path()).unwrap();
+        files.write(1, 0, &[frame(4, 9), frame(5, 9)].concat()).unwrap();
+        files.write(0, 0, &[frame(6, 9), frame(7, 9)].concat()).unwrap();
+        let read = |merged: u64| -> Result<Vec<u64>, String> {
+            let frames = files.read(merged).unwrap();
+            frames.map(|frames| frames.into_iter().map(|(number, _)| number).collect())
+        };
+        assert_eq!(read(3), Ok(vec![4, 5, 6, 7]));
+        assert_eq!(read(5), Ok(vec![6, 7]));
+        assert_eq!(read(7), Ok(vec![]));
+        assert_eq!(read(9), Ok(vec![]));
+        assert_eq!(read(2), Err("its log goes on with 4 where 3 must be".to_owned()));
+    }
+}
