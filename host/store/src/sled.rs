@@ -132,10 +132,7 @@ impl SledStore {
     }
 
     /// Tells the writer something, and waits for the answer.
-    async fn told(
-        &self,
-        command: impl FnOnce(common::Answer) -> Command + Send,
-    ) -> Result<(), StoreError> {
+    async fn told(&self, command: impl FnOnce(common::Answer) -> Command + Send) -> Result<(), StoreError> {
         self.0.read(|_| Ok(()))?;
         let commands = self.0.writer.commands().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();

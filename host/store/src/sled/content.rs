@@ -157,12 +157,7 @@ impl Change {
     }
 
     /// Returns the record that was logged with this head and this body.
-    pub(super) fn logged(
-        kind: Kind,
-        key: &RecordKey,
-        head: Bytes,
-        body: Bytes,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn logged(kind: Kind, key: &RecordKey, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
         let (mut record, body_bytes) = codec::decode_shared(kind, key, &head)?;
         record.body = body.clone();
         let (value, content) = Value::of_parts(head, body);

@@ -107,7 +107,9 @@ fn frames(mut bytes: Bytes) -> Vec<(u64, Bytes)> {
     while bytes.len() >= HEADER {
         let mut header = &bytes[..HEADER];
         let (checksum, number, length) = (header.get_u32(), header.get_u64(), header.get_u64());
-        let Some(end) = usize::try_from(length).ok().and_then(|length| length.checked_add(HEADER)) else { break };
+        let Some(end) = usize::try_from(length).ok().and_then(|length| length.checked_add(HEADER)) else {
+            break;
+        };
         let follows = frames.last().is_none_or(|(last, _)| number == last + 1);
         if !follows || end > bytes.len() || crc32fast::hash(&bytes[4..end]) != checksum {
             break;

@@ -96,7 +96,8 @@ impl Merger {
         let created_at = |entry: &Entry| {
             entry.now.as_ref().or(entry.below.as_ref()).map(|change| change.record().facts.created_at)
         };
-        entries.sort_unstable_by_key(|(kind, key, entry)| (*kind, created_at(entry), std::cmp::Reverse(*key)));
+        entries
+            .sort_unstable_by_key(|(kind, key, entry)| (*kind, created_at(entry), std::cmp::Reverse(*key)));
         let mut slices = entries.chunks(AT_ONCE).peekable();
         loop {
             let slice = slices.next().unwrap_or_default();

@@ -309,6 +309,11 @@ impl DataFiles {
         let frames = self.log.read(merged).map_err(|error| unusable(&self.path, "read", &error))?;
         frames.map_err(|why| log::damaged(&self.path, why))
     }
+
+    /// Makes everything that was found in the database survive the loss of power.
+    pub(super) fn sync_opened(&self) -> Result<(), StoreError> {
+        self.db.sync_data().map_err(|error| unusable(&self.path, "opened", &error))
+    }
 }
 
 impl Disk for DataFiles {

@@ -25,12 +25,16 @@ pub(super) fn recover(merger: &mut Merger, files: &DataFiles) -> Result<u64, Sto
         }
     };
     let frames = files.frames(merged)?;
-    let Some((last, _)) = frames.last() else { return Ok(merged + 1) };
-    let last = *last;
+    let Some(&(last, _)) = frames.last() else {
+        // What the tree has of the log may not be on the disk yet, and the log is about to be written over.
+        files.sync_opened()?;
+        return Ok(merged + 1);
+    };
     let (mut layer, nothing_above) = (Layer::default(), Overlay::default());
     for (number, content) in frames {
         let changes = log::changes(content);
-        let changes = changes.ok_or_else(|| unreadable(format_args!("frame {number} of its log has no known form")))?;
+        let changes =
+            changes.ok_or_else(|| unreadable(format_args!("frame {number} of its log has no known form")))?;
         for (kind, key, logged) in changes {
             let there = look(&tree, &nothing_above, &layer, kind, &key)?;
             let now = match logged {
