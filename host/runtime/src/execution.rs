@@ -421,7 +421,7 @@ impl Begun<'_> {
     }
 
     /// Runs a journaled execution and records how it ended.
-    async fn carry_out(&self, accepted: Accepted, mut held: HeldExecution) -> Carried {
+    async fn carry_out(&self, accepted: Accepted, held: HeldExecution) -> Carried {
         let stored = accepted.stored(&self.host.options);
         let home = Arc::clone(&accepted.home);
         let keeping = Arc::clone(held.keeping());
@@ -444,11 +444,7 @@ impl Begun<'_> {
             detail: detail(&stored, outcome.report.error.as_deref()),
             steps: notes(&home.generation, &outcome.report),
         };
-        if let Err(error) = held.finish(ending).await {
-            // The outcome is what it is; a record that does not say so is gone on with, and finds
-            // what was kept.
-            tracing::warn!(%error, execution = %self.id, "the end of the execution could not be recorded");
-        }
+        held.finish(ending);
         Carried::Ended(outcome)
     }
 

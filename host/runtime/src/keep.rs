@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,6 +36,9 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 /// How many expired records a host removes at most when it is closed: a process that lives for a
 /// moment should do its share and not keep its user waiting.
 const PURGED_AT_CLOSE: u64 = 500;
+
+/// What is noted when an execution has ended, for the log.
+const END: &str = "the end of an execution";
 
 /// How long a host counts on a module that it has seen in the store. A purge spares modules that were
 /// asked for within a day.
@@ -284,16 +288,24 @@ impl HeldExecution {
         self.lease.lost.clone()
     }
 
-    /// Records how the execution ended.
-    ///
-    /// # Errors
-    /// As [`Journal::finish`].
-    pub(crate) async fn finish(&mut self, ending: Ending) -> Result<(), StoreError> {
-        let held = self.held.lock().await;
-        let finished = finish(&self.keeping, &held, ending).await;
-        // Only now: where the caller leaves before, it is not known how it ended.
+    /// Records how the execution ended. Nobody waits for a store that takes its time: where this process
+    /// dies before the record is written, the execution is found interrupted, and gone on with it comes
+    /// to the same end, because what it has kept is kept.
+    pub(crate) fn finish(mut self, ending: Ending) {
         self.ended = true;
-        finished
+        let keeping = Arc::clone(&self.keeping);
+        let mut write = Box::pin(async move {
+            // The lease is renewed until the record is written.
+            let held = self.held.lock().await;
+            finish(&self.keeping, &held, ending).await
+        });
+        // Begun here, so that what the caller asks of the store next comes behind it.
+        let begun = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        match begun {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => drop(keeping.later(END, std::future::ready(Err(error)))),
+            Poll::Pending => drop(keeping.later(END, write)),
+        }
     }
 
     /// Lets go of an execution that is another's, or was cancelled in the journal.

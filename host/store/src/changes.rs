@@ -40,7 +40,10 @@ impl Changes {
     /// Wakes whoever waits for this record.
     #[cfg(any(feature = "sled", feature = "postgres", feature = "redis"))]
     pub(crate) fn tell_of(&self, kind: Kind, key: RecordKey) {
-        // An error says that nobody waits.
+        if self.0.receiver_count() == 0 {
+            return;
+        }
+        // An error says that the last waiter has just left.
         let _ = self.0.send((kind, key));
     }
 

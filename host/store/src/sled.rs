@@ -1,8 +1,9 @@
 //! Owns the store on one machine's disk for one process: sled 0.34.7 behind the guards that it needs.
-//! Everything that is written goes through one [`writer`]; reads do not. Never shared by processes:
-//! whoever comes second is told who holds it.
+//! Everything that is written goes through one [`writer`] into the [`log`], and from there, many
+//! batches at once, into sled's tree ([`merge`]); reads look at what the tree has not yet ([`overlay`])
+//! and then at the tree. Never shared by processes: whoever comes second is told who holds it.
 //!
-//! What sled does not do and is done here: it does not sync (the [`writer`] does), it never gives back
+//! What sled does not do and is done here: it does not sync (the [`writer`] and [`merge`] do), it never gives back
 //! the space of values above 128 KiB ([`layout`] cuts them), it does not sync the directory it makes
 //! and cannot tell a held lock from other failures ([`opening`]), and each key costs it memory for
 //! good ([`lists`]).
@@ -11,28 +12,35 @@ mod layout;
 mod draft;
 mod lists;
 mod content;
+mod overlay;
+mod log;
+mod common;
+mod merge;
 mod writer;
 mod opening;
+mod recovery;
 mod listing;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use crate::changes::Changes;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Kind, RecordKey};
 use crate::store::{Abilities, Batch, Durability, Found, Page, Query, Sharing, Store, Sync, Write};
 
+use common::Common;
 use content::Glance;
-use opening::DataFile;
+use lists::Tails;
+use merge::Merger;
+use opening::DataFiles;
 pub(crate) use opening::attached;
-use writer::{Command, Common, ReadyBatch, ReadyWrite, Writer};
+use writer::{Beginning, Command, ReadyBatch, ReadyWrite, Writer};
 
 /// The largest body of a record here, in bytes. While one is written nobody reads: some tens of
 /// milliseconds for each 10 MiB.
@@ -93,10 +101,18 @@ impl SledStore {
     /// As [`open`](Self::open).
     pub fn open_with(path: &Path, options: SledOptions) -> Result<Self, StoreError> {
         let db = opening::open(path, &options)?;
-        let disk = DataFile::of(path, &options)?;
-        let common =
-            Arc::new(Common { broken: OnceLock::new(), lists: RwLock::new(()), changes: Changes::new() });
-        let writer = Writer::start((*db).clone(), Arc::new(disk), Arc::clone(&common));
+        let tree: sled::Tree = (*db).clone();
+        let files = Arc::new(DataFiles::of(path, &options)?);
+        let disk: Arc<dyn common::Disk> = Arc::clone(&files) as _;
+        let common = Arc::new(Common::new());
+        let mut merger = Merger {
+            tree: tree.clone(),
+            tails: Tails::default(),
+            disk: Arc::clone(&disk),
+            common: Arc::clone(&common),
+        };
+        let next = recovery::recover(&mut merger, &files)?;
+        let writer = Writer::start(Beginning { next, tree, disk, common: Arc::clone(&common), merger });
         let no_threads = |error| {
             StoreError::new(
                 StoreErrorKind::Unusable,
@@ -113,6 +129,18 @@ impl SledStore {
             common,
             writer: writer.map_err(no_threads)?,
         })))
+    }
+
+    /// Tells the writer something, and waits for the answer.
+    async fn told(&self, command: impl FnOnce(common::Answer) -> Command + Send) -> Result<(), StoreError> {
+        self.0.read(|_| Ok(()))?;
+        let commands = self.0.writer.commands().ok_or_else(closed)?;
+        let (answer, answered) = oneshot::channel();
+        let sent = commands.send(command(answer)).await;
+        drop(commands);
+        let broken = || self.0.common.broken.get().cloned();
+        sent.map_err(|_| broken().unwrap_or_else(closed))?;
+        answered.await.unwrap_or_else(|_| Err(broken().unwrap_or_else(gave_up)))
     }
 
     /// Does this on a thread where blocking is allowed.
@@ -164,12 +192,16 @@ impl Store for SledStore {
     }
 
     async fn get(&self, kind: Kind, key: &RecordKey) -> Result<Found, StoreError> {
-        let record = match self.0.read(|tree| content::glance(tree, kind, key))? {
+        let overlay = &self.0.common.overlay;
+        let record = match self.0.read(|tree| overlay::glance(tree, overlay, kind, key))? {
             Glance::Absent => None,
             Glance::Whole(record) => Some(record),
             Glance::Long => {
                 let key = key.clone();
-                self.blocking(move |inner| inner.read(|tree| content::read(tree, kind, &key))).await?
+                let read = move |inner: &Inner| {
+                    inner.read(|tree| overlay::read(tree, &inner.common.overlay, kind, &key))
+                };
+                self.blocking(read).await?
             }
         };
         Ok(Found { record, now: self.0.clock.now() })
@@ -187,17 +219,13 @@ impl Store for SledStore {
         } else {
             self.blocking(move |_| Ok(ready(writes))).await?
         };
-        self.0.read(|_| Ok(()))?;
-        let commands = self.0.writer.commands().ok_or_else(closed)?;
-        let (answer, answered) = oneshot::channel();
-        let sent = commands.send(Command::Write(ReadyBatch { writes, sync, answer })).await;
-        drop(commands);
-        let broken = || self.0.common.broken.get().cloned();
-        sent.map_err(|_| broken().unwrap_or_else(closed))?;
-        answered.await.unwrap_or_else(|_| Err(broken().unwrap_or_else(gave_up)))
+        self.told(|answer| Command::Write(ReadyBatch { writes, sync, answer })).await
     }
 
     async fn scan(&self, query: &Query, limit: usize) -> Result<Page, StoreError> {
+        if !self.0.common.overlay.is_empty() {
+            self.told(Command::List).await?;
+        }
         let query = query.clone();
         self.blocking(move |inner| {
             inner.read(|tree| listing::scan(tree, &inner.common, &query, limit, inner.clock.now()))

@@ -1,6 +1,8 @@
 //! Owns how a record's value and its chunks are read from the tree and drafted for it. Never decides
 //! whether they may be.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use sled::IVec;
 
@@ -14,11 +16,12 @@ use super::layout::{self, Chunks, Value, cut, damaged, is_whole, places, record_
 use super::lists::{self, Tails};
 
 /// How often a record that is replaced while its chunks are read is read again.
-const READINGS: usize = 1000;
+pub(super) const READINGS: usize = 1000;
 
 /// A record as it stands in the tree, its body perhaps not read yet.
-pub(super) struct Stored {
-    pub(super) record: Record,
+#[derive(Clone)]
+struct Stored {
+    record: Record,
     body_bytes: u64,
     value: Value,
 }
@@ -96,11 +99,11 @@ fn gather(kind: Kind, key: &RecordKey, chunks: Chunks, get: Get<'_>) -> Result<O
 pub(super) enum Glance {
     Absent,
     Whole(Record),
-    /// It is in chunks: [`read`] it where blocking is allowed.
+    /// It is in chunks: it is to be read where blocking is allowed.
     Long,
 }
 
-/// Returns the record, unless it is in chunks.
+/// Returns the record as the tree has it, unless it is in chunks.
 pub(super) fn glance(tree: &sled::Tree, kind: Kind, key: &RecordKey) -> Result<Glance, StoreError> {
     let Some(value) = tree.get(record_key(kind, key)).map_err(failed)? else { return Ok(Glance::Absent) };
     if Value::is_long(&value) {
@@ -112,59 +115,72 @@ pub(super) fn glance(tree: &sled::Tree, kind: Kind, key: &RecordKey) -> Result<G
     Ok(record.map_or(Glance::Long, Glance::Whole))
 }
 
-/// Returns the record with its body, as it was at one moment.
-pub(super) fn read(tree: &sled::Tree, kind: Kind, key: &RecordKey) -> Result<Option<Record>, StoreError> {
-    read_as(tree, kind, key, |stored, get| stored.whole(get))
-}
-
-/// Returns the record with an empty body.
+/// Returns the record with an empty body, as the tree has it.
 pub(super) fn read_head(
     tree: &sled::Tree,
     kind: Kind,
     key: &RecordKey,
 ) -> Result<Option<Record>, StoreError> {
-    read_as(tree, kind, key, |stored, _| Ok(Some(stored.record)))
+    let Some(state) = stored(tree, kind, key)? else { return Ok(None) };
+    Ok(Some(Record { body: Bytes::new(), ..state.record().clone() }))
 }
 
-fn read_as(
-    tree: &sled::Tree,
-    kind: Kind,
-    key: &RecordKey,
-    finish: impl Fn(Stored, Get<'_>) -> Result<Option<Record>, StoreError>,
-) -> Result<Option<Record>, StoreError> {
-    let get: Get<'_> = &|key| tree.get(key);
+/// Returns what the tree has of a record, its body left where it is if it is long.
+pub(super) fn stored(tree: &sled::Tree, kind: Kind, key: &RecordKey) -> Result<State, StoreError> {
     let value_key = record_key(kind, key);
     for _ in 0..READINGS {
         let Some(value) = tree.get(&value_key).map_err(failed)? else { return Ok(None) };
-        let Some(stored) = Stored::read(kind, key, value, get)? else { continue };
-        if let Some(record) = finish(stored, get)? {
-            return Ok(Some(record));
+        let Some(mut stored) = Stored::read(kind, key, value, &|key| tree.get(key))? else { continue };
+        if let Value::Whole { body, .. } = &stored.value {
+            stored.record.body = body.clone();
         }
+        return Ok(Some(Arc::new(Change { stored, content: Bytes::new() })));
     }
     Err(damaged(kind, key, "its chunks are not there"))
 }
 
-/// Returns what a draft has of a record.
-pub(super) fn drafted(draft: &Draft<'_>, kind: Kind, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
-    let Some(value) = draft.get(&record_key(kind, key)).map_err(failed)? else { return Ok(None) };
-    let stored = Stored::read(kind, key, value, &|key| draft.get(key))?;
-    stored.map(Some).ok_or_else(|| damaged(kind, key, "its chunks are not there"))
-}
+/// A record as it is somewhere: none where it is not there.
+pub(super) type State = Option<Arc<Change>>;
 
-/// A record made ready to be written: everything that can be done before its turn comes.
-pub(super) struct Ready {
-    kind: Kind,
-    key: RecordKey,
-    value: Value,
+/// A record to be in the tree: made ready before its turn to be written comes, or found there.
+pub(super) struct Change {
+    stored: Stored,
+    /// What goes into chunks; empty where they are in the tree already.
     content: Bytes,
-    places: Vec<layout::Place>,
 }
 
-impl Ready {
-    pub(super) fn of(record: &Record) -> Self {
-        let (value, content) = Value::of(record);
-        let places = places(record.kind, &record.key, &record.facts);
-        Self { kind: record.kind, key: record.key.clone(), value, content, places }
+impl Change {
+    pub(super) fn of(record: Record) -> Self {
+        let (value, content) = Value::of(&record);
+        let body_bytes = record.body.len() as u64;
+        Self { stored: Stored { record, body_bytes, value }, content }
+    }
+
+    /// Returns the record that was logged with this head and this body.
+    pub(super) fn logged(kind: Kind, key: &RecordKey, head: Bytes, body: Bytes) -> Result<Self, StoreError> {
+        let (mut record, body_bytes) = codec::decode_shared(kind, key, &head)?;
+        record.body = body.clone();
+        let (value, content) = Value::of_parts(head, body);
+        Ok(Self { stored: Stored { record, body_bytes, value }, content })
+    }
+
+    /// Returns the record; its body may have been left in the tree.
+    pub(super) fn record(&self) -> &Record {
+        &self.stored.record
+    }
+
+    /// Returns the record with its body; none if it was replaced in the tree meanwhile.
+    pub(super) fn whole(&self, tree: &sled::Tree) -> Result<Option<Record>, StoreError> {
+        if self.is_without_body() {
+            self.stored.clone().whole(&|key| tree.get(key))
+        } else {
+            Ok(Some(self.stored.record.clone()))
+        }
+    }
+
+    /// Returns whether the body was left in the tree.
+    pub(super) fn is_without_body(&self) -> bool {
+        self.stored.record.body.len() as u64 != self.stored.body_bytes
     }
 
     /// Returns how many bytes it will write, about.
@@ -172,89 +188,83 @@ impl Ready {
         layout::VALUE_BYTES + self.content.len()
     }
 
-    /// Drafts the record in the place of what is there.
-    pub(super) fn draft(
-        self,
-        draft: &mut Draft<'_>,
-        tails: &mut Tails,
-        there: Option<&Stored>,
-    ) -> Result<(), StoreError> {
-        let Self { kind, key, value, content, places } = self;
-        let listed = there.map_or_else(Vec::new, |there| layout::places(kind, &key, &there.record.facts));
-        for place in listed.iter().filter(|place| !places.contains(place)) {
-            lists::remove(draft, tails, place)?;
+    /// Returns the head and the body of a record that did not come from the tree.
+    pub(super) fn head_and_body(&self) -> (&[u8], &[u8]) {
+        match &self.stored.value {
+            Value::Whole { head, body } => (head, body),
+            Value::LongBody { head, .. } => (head, &self.stored.record.body),
+            Value::LongHead { head_bytes, .. } => self.content.split_at(*head_bytes as usize),
         }
-        for place in places.iter().filter(|place| !listed.contains(place)) {
-            lists::insert(draft, tails, place)?;
-        }
-        replace(draft, kind, &key, there, Some((value, content)));
-        Ok(())
+    }
+
+    /// Returns the record with a later end of its lease; nothing else changes, also of what is in chunks.
+    pub(super) fn renewed(
+        &self,
+        tree: &sled::Tree,
+        lease_until: crate::clock::Timestamp,
+    ) -> Result<Self, StoreError> {
+        let Self { stored: Stored { record, body_bytes, value }, content } = self;
+        let mut record = record.clone();
+        record.facts.lease_until = Some(lease_until);
+        let head: Bytes = codec::encode_head(&record, *body_bytes).into();
+        let long = |chunks| -> Result<Bytes, StoreError> {
+            if !content.is_empty() {
+                return Ok(content.clone());
+            }
+            let gathered = gather(record.kind, &record.key, chunks, &|key| tree.get(key))?;
+            gathered.ok_or_else(|| damaged(record.kind, &record.key, "its chunks are not there"))
+        };
+        let (value, content) = match value {
+            Value::Whole { body, .. } => Value::of_parts(head, body.clone()),
+            Value::LongBody { chunks, .. } if Value::fits_beside_chunks(&head) => {
+                (Value::LongBody { head, chunks: *chunks }, content.clone())
+            }
+            Value::LongBody { chunks, .. } => {
+                record.body = long(*chunks)?;
+                Value::of_parts(head, record.body.clone())
+            }
+            Value::LongHead { head_bytes, chunks } => {
+                record.body = long(*chunks)?.slice(*head_bytes as usize..);
+                Value::of_parts(head, record.body.clone())
+            }
+        };
+        Ok(Self { stored: Stored { record, body_bytes: *body_bytes, value }, content })
     }
 }
 
-/// Drafts a later end of the lease; nothing else, also of what is in chunks.
-pub(super) fn draft_renewal(
-    draft: &mut Draft<'_>,
-    there: &Stored,
-    lease_until: crate::clock::Timestamp,
-) -> Result<(), StoreError> {
-    let Stored { record, body_bytes, value } = there;
-    let mut renewed = record.clone();
-    renewed.facts.lease_until = Some(lease_until);
-    let head: Bytes = codec::encode_head(&renewed, *body_bytes).into();
-    let unreadable = || damaged(record.kind, &record.key, "its chunks are not there");
-    let gathered = |chunks| gather(record.kind, &record.key, chunks, &|key| draft.get(key));
-    let renewed = match value {
-        Value::Whole { body, .. } => Value::of_parts(head, body.clone()),
-        Value::LongBody { chunks, .. } if Value::fits_beside_chunks(&head) => {
-            (Value::LongBody { head, chunks: *chunks }, Bytes::new())
-        }
-        Value::LongBody { chunks, .. } => Value::of_parts(head, gathered(*chunks)?.ok_or_else(unreadable)?),
-        Value::LongHead { head_bytes, chunks } => {
-            let content = gathered(*chunks)?.ok_or_else(unreadable)?;
-            Value::of_parts(head, content.slice(*head_bytes as usize..))
-        }
-    };
-    replace(draft, record.kind, &record.key, Some(there), Some(renewed));
-    Ok(())
-}
-
-/// Drafts the removal of the record that is there.
-pub(super) fn draft_removal(
+/// Drafts a record, or its absence, in the place of what the tree has.
+pub(super) fn draft(
     draft: &mut Draft<'_>,
     tails: &mut Tails,
-    there: &Stored,
+    (kind, key): (Kind, &RecordKey),
+    below: Option<&Change>,
+    now: Option<&Change>,
 ) -> Result<(), StoreError> {
-    let Record { kind, key, facts, .. } = &there.record;
-    for place in places(*kind, key, facts) {
-        lists::remove(draft, tails, &place)?;
+    let listed = |change: &Change| places(kind, key, &change.record().facts);
+    let (was, is) = (below.map(listed).unwrap_or_default(), now.map(listed).unwrap_or_default());
+    for place in was.iter().filter(|place| !is.contains(place)) {
+        lists::remove(draft, tails, place)?;
     }
-    replace(draft, *kind, key, Some(there), None);
-    Ok(())
-}
-
-fn replace(
-    draft: &mut Draft<'_>,
-    kind: Kind,
-    key: &RecordKey,
-    there: Option<&Stored>,
-    new: Option<(Value, Bytes)>,
-) {
-    let old_chunks = there.and_then(|there| there.value.chunks());
-    let new_chunks = new.as_ref().and_then(|(value, _)| value.chunks());
+    for place in is.iter().filter(|place| !was.contains(place)) {
+        lists::insert(draft, tails, place)?;
+    }
+    let chunks = |change: &Change| change.stored.value.chunks();
+    let (old_chunks, new_chunks) = (below.and_then(chunks), now.and_then(chunks));
     if old_chunks != new_chunks {
         for chunk_key in old_chunks.into_iter().flat_map(|chunks| chunks.keys(kind, key)) {
             draft.remove(chunk_key);
         }
     }
-    match new {
+    match now {
+        None if below.is_none() => {}
         None => draft.remove(record_key(kind, key)),
-        Some((value, content)) => {
+        Some(Change { stored, content }) => {
             let chunk_keys = new_chunks.into_iter().flat_map(|chunks| chunks.keys(kind, key));
-            for (chunk_key, chunk) in chunk_keys.zip(cut(&content)) {
+            for (chunk_key, chunk) in chunk_keys.zip(cut(content)) {
                 draft.insert(chunk_key, chunk);
             }
-            draft.insert(record_key(kind, key), value.to_bytes());
+            draft.insert(record_key(kind, key), stored.value.to_bytes());
         }
     }
+    Ok(())
 }

@@ -17,13 +17,6 @@ impl<'a> Draft<'a> {
         Self { tree, changes: BTreeMap::new() }
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
-        match self.changes.get(key) {
-            Some(changed) => Ok(changed.clone()),
-            None => self.tree.get(key),
-        }
-    }
-
     pub(super) fn insert(&mut self, key: Vec<u8>, value: impl Into<IVec>) {
         self.changes.insert(key, Some(value.into()));
     }
@@ -73,17 +66,8 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Returns how many bytes the changes have.
-    pub(super) fn bytes(&self) -> u64 {
-        let bytes = |(key, value): (&Vec<u8>, &Option<IVec>)| {
-            key.len() + value.as_ref().map_or(0, |value| value.len())
-        };
-        self.changes.iter().map(bytes).sum::<usize>() as u64
-    }
-
     /// Returns the changes as what the tree writes at once.
-    pub(super) fn into_changes(self) -> (sled::Batch, usize) {
-        let count = self.changes.len();
+    pub(super) fn into_changes(self) -> sled::Batch {
         let mut batch = sled::Batch::default();
         for (key, value) in self.changes {
             match value {
@@ -91,6 +75,6 @@ impl<'a> Draft<'a> {
                 None => batch.remove(key),
             }
         }
-        (batch, count)
+        batch
     }
 }

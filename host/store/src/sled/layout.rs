@@ -3,11 +3,12 @@
 //! | key | value |
 //! |---|---|
 //! | `m/format` | the number of this layout, in digits |
+//! | `m/merged` | up to which frame of the [`log`](super::log) the tree has everything: 8 bytes |
 //! | `r` kind key | a record: [`Value`] |
 //! | `c` kind key `0` digest n | a chunk of what is too long for a record's value |
 //! | `n` kind … | list of a kind's records by time of creation |
 //! | `s` kind step … | the same of one step; of the word, 8 bytes of its digest |
-//! | `e` kind execution … | the same of one execution |
+//! | `e` execution … | the same of one execution, of all kinds one behind the other |
 //! | `x` … | list of all records that expire, by when |
 //!
 //! What follows the beginning of a list is [`lists`](super::lists)' own.
@@ -24,7 +25,10 @@ use crate::record::{Facts, Kind, Record, RecordKey};
 pub(super) const FORMAT_KEY: &[u8] = b"m/format";
 
 /// The number of the layout above.
-pub(super) const FORMAT: &str = "1";
+pub(super) const FORMAT: &str = "2";
+
+/// Where the number of the last frame is of which the tree has everything.
+pub(super) const MERGED_KEY: &[u8] = b"m/merged";
 
 /// The largest value in the tree. A leaf holds up to 20 of them (more than 16 split it), each with a key
 /// of up to 540 bytes; above 128 KiB sled would write the leaf to a file of its own, and never remove it.
@@ -36,7 +40,7 @@ const CHUNK_BYTES: u32 = 5 << 10;
 /// Which digest stands for content here.
 type ContentDigest = [u8; 32];
 
-fn kind_byte(kind: Kind) -> u8 {
+pub(super) fn kind_byte(kind: Kind) -> u8 {
     match kind {
         Kind::Result => 1,
         Kind::Execution => 2,
@@ -45,7 +49,7 @@ fn kind_byte(kind: Kind) -> u8 {
     }
 }
 
-fn kind_of(byte: u8) -> Option<Kind> {
+pub(super) fn kind_of(byte: u8) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind_byte(*kind) == byte)
 }
 
@@ -64,18 +68,32 @@ pub(super) struct Place {
     pub(super) entry: Vec<u8>,
 }
 
-/// Returns the beginning of the list of a kind's records, of those of a step, or of an execution.
-pub(super) fn list_of(kind: Kind, step: Option<&str>, execution: Option<&str>) -> Vec<u8> {
-    let (letter, word) = match (execution, step) {
-        (Some(execution), _) => (b'e', Some(execution)),
-        (None, Some(step)) => (b's', Some(step)),
-        (None, None) => (b'n', None),
-    };
-    let mut list = vec![letter, kind_byte(kind)];
-    if let Some(word) = word {
-        list.extend_from_slice(&Sha256::digest(word)[..8]);
+/// A list of records by creation.
+pub(super) struct Created {
+    /// The beginning of its keys.
+    pub(super) list: Vec<u8>,
+    /// What its entries of one kind begin with, where it has several kinds.
+    pub(super) beginning: Option<u8>,
+}
+
+impl Created {
+    /// Returns the list of a kind's records, of those of a step, or of an execution.
+    pub(super) fn of(kind: Kind, step: Option<&str>, execution: Option<&str>) -> Self {
+        let kind = kind_byte(kind);
+        let named = |beginning: &[u8], word: &str| [beginning, &Sha256::digest(word)[..8]].concat();
+        match (execution, step) {
+            // Most executions have few records: one page for all is less than one for each kind.
+            (Some(execution), _) => Self { list: named(b"e", execution), beginning: Some(kind) },
+            (None, Some(step)) => Self { list: named(&[b's', kind], step), beginning: None },
+            (None, None) => Self { list: vec![b'n', kind], beginning: None },
+        }
     }
-    list
+
+    /// Returns the place of an entry.
+    fn place(self, entry: &[u8]) -> Place {
+        let Self { list, beginning } = self;
+        Place { list, entry: [beginning.as_slice(), entry].concat() }
+    }
 }
 
 /// The beginning of the list of what expires.
@@ -116,12 +134,12 @@ pub(super) fn read_expiring(entry: &[u8]) -> Option<(Timestamp, Kind, RecordKey)
 pub(super) fn places(kind: Kind, key: &RecordKey, facts: &Facts) -> Vec<Place> {
     let Facts { step, execution, expires_at, created_at, .. } = facts;
     let entry = created_entry(*created_at, key);
-    let mut places = vec![Place { list: list_of(kind, None, None), entry: entry.clone() }];
+    let mut places = vec![Created::of(kind, None, None).place(&entry)];
     if let Some(step) = step {
-        places.push(Place { list: list_of(kind, Some(step), None), entry: entry.clone() });
+        places.push(Created::of(kind, Some(step), None).place(&entry));
     }
     if let Some(execution) = execution {
-        places.push(Place { list: list_of(kind, None, Some(execution)), entry });
+        places.push(Created::of(kind, None, Some(execution)).place(&entry));
     }
     if let Some(expires_at) = expires_at {
         places.push(Place { list: EXPIRING.to_vec(), entry: expiring_entry(*expires_at, kind, key) });

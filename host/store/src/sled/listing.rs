@@ -7,8 +7,8 @@ use crate::error::StoreError;
 use crate::record::{Kind, Record};
 use crate::store::{Cursor, Filter, Page, Query};
 
-use super::layout::{EXPIRING, created_entry, list_of, read_created, read_expiring};
-use super::writer::Common;
+use super::common::Common;
+use super::layout::{Created, EXPIRING, created_entry, read_created, read_expiring};
 use super::{content, damaged_list, lists};
 
 /// How many entries of a list are read at once: while they are, nobody writes.
@@ -37,7 +37,7 @@ fn newest(
     after: Option<&Cursor>,
     limit: usize,
 ) -> Result<(Vec<Record>, Option<Cursor>), StoreError> {
-    let list = list_of(kind, filter.step.as_deref(), filter.execution.as_deref());
+    let Created { list, beginning } = Created::of(kind, filter.step.as_deref(), filter.execution.as_deref());
     let from_cursor = after.map(|after| created_entry(after.created_at, &after.key));
     let from_time = filter.created_before.map(|before| before.0.to_be_bytes().to_vec());
     let mut end = match (from_cursor, from_time) {
@@ -45,6 +45,9 @@ fn newest(
         (cursor, time) => cursor.or(time),
     };
     let mut records: Vec<Record> = Vec::new();
+    if let Some(kind) = beginning {
+        end = Some(end.map_or_else(|| vec![kind + 1], |end| [&[kind], end.as_slice()].concat()));
+    }
     loop {
         let count = AT_ONCE.min(limit.saturating_add(1));
         let entries = {
@@ -53,7 +56,14 @@ fn newest(
         };
         let Some(last) = entries.last() else { return Ok((records, None)) };
         for entry in &entries {
-            let (created_at, key) = read_created(entry).ok_or_else(|| damaged_list(&list))?;
+            let created = match beginning {
+                None => entry.as_slice(),
+                Some(kind) => match entry.strip_prefix(&[kind]) {
+                    Some(created) => created,
+                    None => return Ok((records, None)),
+                },
+            };
+            let (created_at, key) = read_created(created).ok_or_else(|| damaged_list(&list))?;
             // The record may have been removed or moved since the list was read.
             let record = content::read_head(tree, kind, &key)?;
             let Some(record) = record.filter(|record| record.facts.created_at == created_at) else {

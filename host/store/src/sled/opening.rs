@@ -5,14 +5,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use rustix::fs::FlockOperation;
 
 use crate::error::{StoreError, StoreErrorKind};
 
 use super::SledOptions;
+use super::common::Disk;
 use super::layout::{FORMAT, FORMAT_KEY};
-use super::writer::Disk;
+use super::log::{self, FILE_BYTES, FILES, Files};
 
 /// How often sled's own thread flushes what nobody asked to be flushed; its default.
 const FLUSH_EVERY_MS: u64 = 500;
@@ -276,27 +279,68 @@ pub(super) fn wait_until_free(path: &Path) {
     }
 }
 
-/// The database's file, by a handle of our own.
-pub(super) struct DataFile {
+/// The files of a store, by handles of our own.
+pub(super) struct DataFiles {
     path: PathBuf,
-    file: File,
+    db: File,
+    log: Files,
+    /// Which of the log's files has its turn.
+    turn: AtomicUsize,
+    /// Where its frames end.
+    end: AtomicU64,
     reserve_bytes: u64,
 }
 
-impl DataFile {
+impl DataFiles {
     pub(super) fn of(path: &Path, options: &SledOptions) -> Result<Self, StoreError> {
-        let file = File::open(path.join("db")).map_err(|error| unusable(path, "opened", &error))?;
-        Ok(Self { path: path.to_owned(), file, reserve_bytes: options.reserve_bytes })
+        let opened = |error| unusable(path, "opened", &error);
+        Ok(Self {
+            path: path.to_owned(),
+            db: File::open(path.join("db")).map_err(opened)?,
+            log: Files::open(path).map_err(opened)?,
+            turn: AtomicUsize::new(0),
+            end: AtomicU64::new(0),
+            reserve_bytes: options.reserve_bytes,
+        })
+    }
+
+    /// Returns the frames of the log that follow the one of this number.
+    pub(super) fn frames(&self, merged: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let frames = self.log.read(merged).map_err(|error| unusable(&self.path, "read", &error))?;
+        frames.map_err(|why| log::damaged(&self.path, why))
+    }
+
+    /// Makes everything that was found in the database survive the loss of power.
+    pub(super) fn sync_opened(&self) -> Result<(), StoreError> {
+        self.db.sync_data().map_err(|error| unusable(&self.path, "opened", &error))
     }
 }
 
-impl Disk for DataFile {
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+impl Disk for DataFiles {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        // Only one thread writes; the others only need to know which file it is.
+        let at = self.end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.log.write(self.turn.load(Ordering::Acquire), at, bytes)
+    }
+
+    fn sync_log(&self) -> io::Result<()> {
+        self.log.sync(self.turn.load(Ordering::Acquire))
+    }
+
+    fn turn(&self) -> io::Result<()> {
+        let next = (self.turn.load(Ordering::Acquire) + 1) % FILES.len();
+        self.log.trim(next, 2 * FILE_BYTES)?;
+        self.end.store(0, Ordering::Relaxed);
+        self.turn.store(next, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync_tree(&self) -> io::Result<()> {
+        self.db.sync_data()
     }
 
     fn refuses(&self, bytes: u64) -> Option<StoreError> {
-        let space = rustix::fs::fstatvfs(&self.file).ok()?;
+        let space = rustix::fs::fstatvfs(&self.db).ok()?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free >= bytes.saturating_add(self.reserve_bytes) {
             return None;

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use docket_store::{
-    Batch, Expect, Record, Revision, SledOptions, SledStore, Store as _, StoreError, StoreErrorKind, Sync,
+    Batch, Expect, Filter, Kind, Query, Record, Revision, SledOptions, SledStore, Store as _, StoreError,
+    StoreErrorKind, Sync,
 };
 
 use super::contract::{assert_absent, assert_holds, body, commit, delete, put, record, write};
@@ -112,10 +113,10 @@ async fn a_later_format_is_named_beside_the_one_that_is_read() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path()).await;
     let db = open_sled(directory.path());
-    db.insert("m/format", "2").unwrap();
+    db.insert("m/format", "3").unwrap();
     db.flush().unwrap();
     drop(db);
-    let sentence = "the store `STORE` has the format 2, and this release reads 1";
+    let sentence = "the store `STORE` has the format 3, and this release reads 2";
     check_refused(directory.path(), StoreErrorKind::Corrupt, sentence);
 }
 
@@ -129,6 +130,41 @@ fn another_sled_database_is_left_alone() {
     let sentence = "the directory `STORE` holds a sled database that is not a store of Docket";
     check_refused(directory.path(), StoreErrorKind::Unusable, sentence);
     assert_eq!(open_sled(directory.path()).len(), 1);
+}
+
+/// Takes from the database what it has of the log, as if sled had lost all that it was given.
+fn without_merged(path: &Path) {
+    let db = open_sled(path);
+    let keys: Vec<_> = db.iter().keys().map(Result::unwrap).filter(|key| **key != *b"m/format").collect();
+    keys.iter().for_each(|key| drop(db.remove(key).unwrap()));
+    db.flush().unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_is_behind_its_log_is_brought_up_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = filled(directory.path()).await;
+    without_merged(directory.path());
+    let store = SledStore::open(directory.path()).unwrap();
+    for record in &records {
+        assert_holds(&store, record, "read from the log").await;
+    }
+    let query = Query::Newest { kind: Kind::Result, filter: Filter::default(), after: None };
+    assert_eq!(store.scan(&query, 1000).await.unwrap().records.len(), records.len());
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_to_which_its_log_does_not_go_back_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path()).await;
+    let store = SledStore::open(directory.path()).unwrap();
+    write(&store, vec![put(&record("later", 1), Expect::Absent)]).await;
+    store.close().await.unwrap();
+    without_merged(directory.path());
+    let sentence = "the store `STORE` is damaged (its log goes on with 201 where 1 must be): put a backup of \
+                    the whole directory in its place, or move it away to begin with an empty one";
+    check_refused(directory.path(), StoreErrorKind::Corrupt, sentence);
 }
 
 fn summaries(path: &Path) -> Vec<PathBuf> {

@@ -1,0 +1,122 @@
+//! Owns the thread that brings the tree up to what the log has: many groups of batches at once, each
+//! record as it is in the end. Never writes to the log.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError, mpsc};
+
+use crate::error::StoreError;
+use crate::record::{Kind, RecordKey};
+
+use super::common::{Answer, Common, Disk, answer};
+use super::content;
+use super::draft::Draft;
+use super::layout::MERGED_KEY;
+use super::lists::Tails;
+use super::overlay::{Entry, Layer};
+
+/// How many records the tree takes in one of its batches: for as long as that takes nobody reads it.
+const AT_ONCE: usize = 512;
+
+/// What is to be merged.
+pub(super) struct Merge {
+    pub(super) layer: Arc<Layer>,
+    /// The number of the last frame that is in it.
+    pub(super) last: u64,
+    pub(super) then: Then,
+    /// Who waits for it.
+    pub(super) tell: Vec<Answer>,
+}
+
+/// What is to be true once it is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Listings find it.
+    Listed,
+    /// The log is not needed for it any more.
+    Synced,
+}
+
+impl Merge {
+    /// Returns whether the tree takes all of it in one of its batches.
+    pub(super) fn is_small(layer: &Layer) -> bool {
+        layer.len() <= AT_ONCE
+    }
+}
+
+/// Merges; a thread of its own once the store is open.
+pub(super) struct Merger {
+    pub(super) tree: sled::Tree,
+    pub(super) tails: Tails,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) common: Arc<Common>,
+}
+
+impl Merger {
+    /// Merges what comes until nothing more does, and tells each time when it is done.
+    pub(super) fn run(mut self, jobs: &mpsc::Receiver<Merge>, done: &mpsc::Sender<()>) {
+        while let Ok(Merge { layer, last, then, tell }) = jobs.recv() {
+            let merged = self.merge(&layer, last, then);
+            if merged.is_ok() {
+                self.common.overlay.merged();
+            }
+            tell.into_iter().for_each(|to| answer(to, merged.clone()));
+            // Where nobody listens any more there is nothing more to come.
+            let _ = done.send(());
+        }
+    }
+
+    /// Brings the tree up to what a layer says, of which this is the last frame.
+    pub(super) fn merge(&mut self, layer: &Layer, last: u64, then: Then) -> Result<(), StoreError> {
+        if let Some(broken) = self.common.broken.get() {
+            return Err(broken.clone());
+        }
+        // sled panics where it meets what it does not expect.
+        let merged = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            self.put(layer, last)?;
+            if then == Then::Synced {
+                self.tree.flush().map_err(super::failed)?;
+            }
+            Ok(())
+        }));
+        let synced = match merged {
+            Ok(Ok(())) if then == Then::Synced => self.disk.sync_tree(),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let error: StoreError = error;
+                return Err(self.common.break_down(format_args!("a write to the store failed: {error}")));
+            }
+            Err(_) => return Err(self.common.break_down("a write to the store failed inside sled")),
+        };
+        synced.map_err(|error| self.common.break_down(format_args!("a sync of the store failed: {error}")))
+    }
+
+    /// Puts a layer into the tree. In the order of creation, so that lists grow at their ends.
+    fn put(&mut self, layer: &Layer, last: u64) -> Result<(), StoreError> {
+        let mut entries: Vec<(Kind, &RecordKey, &Entry)> = layer.entries().collect();
+        let created_at = |entry: &Entry| {
+            entry.now.as_ref().or(entry.below.as_ref()).map(|change| change.record().facts.created_at)
+        };
+        entries
+            .sort_unstable_by_key(|(kind, key, entry)| (*kind, created_at(entry), std::cmp::Reverse(*key)));
+        let mut slices = entries.chunks(AT_ONCE).peekable();
+        loop {
+            let slice = slices.next().unwrap_or_default();
+            let mut draft = Draft::on(&self.tree);
+            for (kind, key, Entry { now, below }) in slice {
+                let (below, now) = (below.as_deref(), now.as_deref());
+                content::draft(&mut draft, &mut self.tails, (*kind, key), below, now)?;
+            }
+            self.tails.settle(&mut draft);
+            let is_last = slices.peek().is_none();
+            if is_last {
+                // With the last of it, so that what the log has beyond is all that is to be read again.
+                draft.insert(MERGED_KEY.to_vec(), &last.to_be_bytes());
+            }
+            let _lists = self.common.lists.write().unwrap_or_else(PoisonError::into_inner);
+            self.tree.apply_batch(draft.into_changes()).map_err(super::failed)?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Owns what the log has and the tree has not yet: for each record that was written lately, what is
+//! true of it now and what was true below; and reading through it down to the tree. Never writes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::StoreError;
+use crate::record::{Kind, Record, RecordKey};
+
+use super::content::{self, Glance, READINGS, State};
+use super::layout::damaged;
+
+/// What became of one record.
+pub(super) struct Entry {
+    /// As it is now.
+    pub(super) now: State,
+    /// As it is below: in an older layer, or in the tree.
+    pub(super) below: State,
+}
+
+/// Records that were written, by kind and key.
+#[derive(Default)]
+pub(super) struct Layer([HashMap<RecordKey, Entry>; Kind::ALL.len()]);
+
+/// Where the records of a kind are: kinds are listed in the order of their numbers.
+fn index(kind: Kind) -> usize {
+    kind as usize
+}
+
+impl Layer {
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(HashMap::len).sum()
+    }
+
+    pub(super) fn look(&self, kind: Kind, key: &RecordKey) -> Option<&State> {
+        self.0[index(kind)].get(key).map(|entry| &entry.now)
+    }
+
+    /// Puts a record over what there is.
+    pub(super) fn put(&mut self, kind: Kind, key: RecordKey, now: State, below: State) {
+        self.put_entry(kind, key, Entry { now, below });
+    }
+
+    fn put_entry(&mut self, kind: Kind, key: RecordKey, new: Entry) {
+        use std::collections::hash_map::Entry as Place;
+        match self.0[index(kind)].entry(key) {
+            // What is below this layer stays what it is.
+            Place::Occupied(mut there) => there.get_mut().now = new.now,
+            Place::Vacant(free) => {
+                free.insert(new);
+            }
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Kind, &RecordKey, &Entry)> {
+        Kind::ALL
+            .into_iter()
+            .flat_map(|kind| self.0[index(kind)].iter().map(move |(key, entry)| (kind, key, entry)))
+    }
+}
+
+/// All layers above the tree.
+#[derive(Default)]
+pub(super) struct Overlay(RwLock<Layers>);
+
+#[derive(Default)]
+struct Layers {
+    /// What is written goes here.
+    fresh: Layer,
+    /// What is being merged into the tree.
+    merging: Option<Arc<Layer>>,
+}
+
+impl Overlay {
+    /// Returns what there is of a record, or `None` where only the tree knows.
+    pub(super) fn look(&self, kind: Kind, key: &RecordKey) -> Option<State> {
+        let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let merging = || layers.merging.as_ref().and_then(|layer| layer.look(kind, key));
+        layers.fresh.look(kind, key).or_else(merging).cloned()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        layers.fresh.len() == 0 && layers.merging.is_none()
+    }
+
+    /// Lets readers see what was written.
+    pub(super) fn publish(&self, written: Layer) {
+        let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for (kind, records) in Kind::ALL.into_iter().zip(written.0) {
+            for (key, entry) in records {
+                layers.fresh.put_entry(kind, key, entry);
+            }
+        }
+    }
+
+    /// Returns what is to be merged now, and collects anew. Nothing else must be merged just then.
+    pub(super) fn freeze(&self) -> Arc<Layer> {
+        let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let layer = Arc::new(std::mem::take(&mut layers.fresh));
+        layers.merging = Some(Arc::clone(&layer));
+        layer
+    }
+
+    /// Notes that the tree has what was being merged.
+    pub(super) fn merged(&self) {
+        let merged = self.0.write().unwrap_or_else(PoisonError::into_inner).merging.take();
+        // A large layer is not dropped while readers wait.
+        drop(merged);
+    }
+}
+
+/// Returns what there is of a record, with this layer on top of all others.
+pub(super) fn look(
+    tree: &sled::Tree,
+    overlay: &Overlay,
+    layer: &Layer,
+    kind: Kind,
+    key: &RecordKey,
+) -> Result<State, StoreError> {
+    let above = layer.look(kind, key).cloned().or_else(|| overlay.look(kind, key));
+    above.map_or_else(|| content::stored(tree, kind, key), Ok)
+}
+
+/// Returns the record, unless it is in chunks.
+pub(super) fn glance(
+    tree: &sled::Tree,
+    overlay: &Overlay,
+    kind: Kind,
+    key: &RecordKey,
+) -> Result<Glance, StoreError> {
+    match overlay.look(kind, key) {
+        Some(None) => Ok(Glance::Absent),
+        Some(Some(change)) if change.is_without_body() => Ok(Glance::Long),
+        Some(Some(change)) => Ok(Glance::Whole(change.record().clone())),
+        None => content::glance(tree, kind, key),
+    }
+}
+
+/// Returns the record with its body, as it was at one moment.
+pub(super) fn read(
+    tree: &sled::Tree,
+    overlay: &Overlay,
+    kind: Kind,
+    key: &RecordKey,
+) -> Result<Option<Record>, StoreError> {
+    for _ in 0..READINGS {
+        let there = overlay.look(kind, key).map_or_else(|| content::stored(tree, kind, key), Ok)?;
+        let Some(change) = there else { return Ok(None) };
+        if let Some(record) = change.whole(tree)? {
+            return Ok(Some(record));
+        }
+    }
+    Err(damaged(kind, key, "its chunks are not there"))
+}

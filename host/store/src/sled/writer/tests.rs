@@ -1,0 +1,175 @@
+//! The threads of a store on a disk that counts and fails as told.
+
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::error::StoreErrorKind;
+use crate::record::Facts;
+use crate::store::Write;
+
+/// A disk that counts its syncs, and fails from one on.
+struct Counting {
+    syncs: AtomicU64,
+    fails_from: u64,
+    turns: AtomicU64,
+}
+
+impl Disk for Counting {
+    fn write(&self, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_log(&self) -> io::Result<()> {
+        let sync = self.syncs.fetch_add(1, Ordering::SeqCst) + 1;
+        if sync >= self.fails_from { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    }
+
+    fn turn(&self) -> io::Result<()> {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn sync_tree(&self) -> io::Result<()> {
+        self.sync_log()
+    }
+
+    fn refuses(&self, _bytes: u64) -> Option<StoreError> {
+        None
+    }
+}
+
+struct Bench {
+    db: sled::Db,
+    disk: Arc<Counting>,
+    common: Arc<Common>,
+    writer: Writer,
+}
+
+fn bench(fails_from: u64) -> Bench {
+    let db = sled::Config::new().temporary(true).open().unwrap();
+    let disk = Arc::new(Counting { syncs: AtomicU64::new(0), fails_from, turns: AtomicU64::new(0) });
+    let common = Arc::new(Common::new());
+    let tree: sled::Tree = (*db).clone();
+    let below = Arc::clone(&disk) as Arc<dyn Disk>;
+    let merger = Merger {
+        tree: tree.clone(),
+        tails: crate::sled::lists::Tails::default(),
+        disk: Arc::clone(&below),
+        common: Arc::clone(&common),
+    };
+    let beginning = Beginning { next: 1, tree, disk: below, common: Arc::clone(&common), merger };
+    Bench { db, disk, common, writer: Writer::start(beginning).unwrap() }
+}
+
+fn record(n: u64) -> Record {
+    Record {
+        kind: Kind::Result,
+        key: RecordKey::parse(&n.to_string()).unwrap(),
+        revision: Revision(n),
+        facts: Facts::new(Status::Done, "acme".into(), Timestamp(n)),
+        body: bytes::Bytes::new(),
+    }
+}
+
+impl Bench {
+    fn send(&self, n: u64, sync: Sync) -> oneshot::Receiver<Result<(), StoreError>> {
+        self.send_record(record(n), sync)
+    }
+
+    fn send_record(&self, record: Record, sync: Sync) -> oneshot::Receiver<Result<(), StoreError>> {
+        let writes = vec![ReadyWrite::of(Write::Put { record, expect: Expect::Absent })];
+        let (answer, answered) = oneshot::channel();
+        let batch = ReadyBatch { writes, sync, answer };
+        self.writer.commands().unwrap().blocking_send(Command::Write(batch)).ok().unwrap();
+        answered
+    }
+
+    fn commit(&self, n: u64, sync: Sync) -> Result<(), StoreError> {
+        self.send(n, sync).blocking_recv().unwrap()
+    }
+
+    fn syncs(&self) -> u64 {
+        self.disk.syncs.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn a_commit_costs_one_sync_and_only_where_it_asks_for_one() {
+    let bench = bench(u64::MAX);
+    for n in 1..=20 {
+        bench.commit(n, Sync::Now).unwrap();
+        assert_eq!(bench.syncs(), n);
+    }
+    for n in 21..=40 {
+        bench.commit(n, Sync::Later).unwrap();
+    }
+    assert_eq!(bench.syncs(), 20);
+    bench.writer.close();
+    assert_eq!(bench.syncs(), 22, "the end syncs what nobody asked for, in the log and in the tree");
+    assert!(value_of(&bench, "40").is_some(), "then the tree has it");
+}
+
+#[test]
+fn commits_that_wait_together_are_synced_together() {
+    let bench = bench(u64::MAX);
+    let answers: Vec<_> = (1..=500).map(|n| bench.send(n, Sync::Now)).collect();
+    answers.into_iter().for_each(|answer| answer.blocking_recv().unwrap().unwrap());
+    assert!(bench.syncs() < 250, "{} syncs for 500 commits", bench.syncs());
+}
+
+#[test]
+fn after_a_failed_sync_everything_is_refused_and_nothing_is_synced_again() {
+    let bench = bench(2);
+    bench.commit(1, Sync::Now).unwrap();
+    let error = bench.commit(2, Sync::Now).unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Poisoned);
+    assert_eq!(
+        error.to_string(),
+        "a sync of the store failed: the disk is gone; what is stored is no longer known, \
+         and the store must be opened anew"
+    );
+    for sync in [Sync::Later, Sync::Now] {
+        assert_eq!(bench.commit(3, sync).unwrap_err().kind(), StoreErrorKind::Poisoned);
+    }
+    assert!(bench.common.broken.get().is_some());
+    bench.writer.close();
+    assert_eq!(bench.syncs(), 2);
+    assert_eq!(value_of(&bench, "3"), None);
+}
+
+fn value_of(bench: &Bench, key: &str) -> Option<sled::IVec> {
+    let key = RecordKey::parse(key).unwrap();
+    bench.db.get(crate::sled::layout::record_key(Kind::Result, &key)).unwrap()
+}
+
+#[test]
+fn the_tree_is_brought_up_each_time_a_file_is_full_and_readers_see_no_gap() {
+    let bench = bench(u64::MAX);
+    let body = bytes::Bytes::from(vec![7; 256 << 10]);
+    for n in 1..=40 {
+        let key = RecordKey::parse(&n.to_string()).unwrap();
+        let record = Record { body: body.clone(), ..record(n) };
+        bench.send_record(record, Sync::Later).blocking_recv().unwrap().unwrap();
+        for key in [RecordKey::parse("1").unwrap(), key] {
+            let found = crate::sled::overlay::read(&bench.db, &bench.common.overlay, Kind::Result, &key);
+            assert_eq!(found.unwrap().unwrap().body.len(), body.len(), "{key} after {n}");
+        }
+    }
+    assert_eq!(bench.disk.turns.load(Ordering::SeqCst), 2, "10 MiB are in two files and a half");
+    assert!(value_of(&bench, "1").is_some());
+    bench.writer.close();
+    assert!(bench.common.overlay.is_empty());
+}
+
+#[test]
+fn what_was_sent_before_the_end_is_answered() {
+    let bench = bench(u64::MAX);
+    let answers: Vec<_> = (1..=100).map(|n| bench.send(n, Sync::Now)).collect();
+    let kept = bench.writer.commands();
+    bench.writer.close();
+    answers.into_iter().for_each(|answer| answer.blocking_recv().unwrap().unwrap());
+    assert!(kept.unwrap().is_closed());
+    assert!(bench.writer.commands().is_none());
+}
