@@ -10,8 +10,8 @@ use docket_graph::prost_reflect::DescriptorPool;
 use docket_graph::prost_reflect::prost::Message;
 use docket_graph::prost_reflect::prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use docket_graph::{
-    Action, Arity, Completion, Graph, ModuleDecl, Plan, Policy, Port, PortDecl, Progress, Retry, Schema,
-    StepDecl, StepName,
+    Action, Arity, Completion, Elements, Graph, ModuleDecl, Plan, Policy, Port, PortDecl, Progress, Retry,
+    Schema, StepDecl, StepName,
 };
 
 const STEPS: usize = 10_000;
@@ -63,13 +63,13 @@ fn modules() -> (Vec<ModuleDecl>, Port, u64) {
 }
 
 fn run(plan: &Plan) -> usize {
-    let mut progress = Progress::new(plan, vec![Retry::once(); plan.len()]);
+    let mut progress = Progress::new(plan, vec![Retry::once(); plan.len()], Elements::default());
     let mut actions = Vec::new();
     progress.start(&mut actions);
     let mut next = 0;
-    while let Some(Action::Start { node, .. }) = actions.get(next) {
+    while let Some(Action::Start { job, .. }) = actions.get(next).copied() {
         next += 1;
-        progress.on(*node, Completion::Done, &mut actions);
+        progress.on(job, Completion::Done { messages: 1 }, &mut actions);
     }
     next
 }

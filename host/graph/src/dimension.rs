@@ -98,15 +98,13 @@ impl Tree {
                 continue;
             }
             match self.part(innermost, dimension) {
-                Some(dimensions) => {
-                    if partings.iter().all(|known| known.dimensions != dimensions) {
-                        partings.push(Parting { inputs: [from, input], dimensions });
-                    }
+                Some(dimensions) if partings.iter().all(|known| known.dimensions != dimensions) => {
+                    partings.push(Parting { inputs: [from, input], dimensions });
                 }
                 None if self.depths[dimension.index()] > self.depths[innermost.index()] => {
                     (innermost, from) = (dimension, input);
                 }
-                None => {}
+                Some(_) | None => {}
             }
         }
         innermost
