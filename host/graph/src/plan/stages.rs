@@ -35,6 +35,7 @@ impl Stages {
         }
         let levels = circles.levels(layout);
         let within = levels_within(layout, &levels);
+        let own_cuts = circles.cuts(layout, &levels);
         let mut stages = Self { of_node: Vec::new(), starts: vec![0], parents: Vec::new() };
         // By dimension: the levels after which a new stage begins, and how many of them lie before each stage.
         let mut cuts: Vec<Vec<u32>> = Vec::with_capacity(dimensions);
@@ -42,11 +43,9 @@ impl Stages {
         for (i, within) in within.iter().enumerate() {
             let parent = layout.tree.parent(DimensionId(count(i))).index();
             let mut cut = if i == 0 { Vec::new() } else { cuts[parent].clone() };
-            if circles.dimensions.contains(&i) {
-                cut.extend(within.iter().rev().skip(1));
-                cut.sort_unstable();
-                cut.dedup();
-            }
+            cut.extend(&own_cuts[i]);
+            cut.sort_unstable();
+            cut.dedup();
             let mut key = Vec::new();
             for level in within {
                 let before = before(&cut, *level);
@@ -112,21 +111,41 @@ impl Circles {
 
     /// Returns for each node how often, at most, something on its circle was gathered before it.
     fn levels(&self, layout: &Layout) -> Vec<u32> {
-        let nodes = layout.homes.len();
-        let mut levels: Vec<u32> = Vec::with_capacity(nodes);
-        for i in 0..nodes {
-            let level = layout.inputs.of_source(i).iter().map(|input| {
-                let before = match input.source {
-                    Source::Node(producer) => levels[producer.index()],
-                    Source::Given(_) => 0,
-                };
-                let from = gathered_from(layout, input);
-                before + u32::from(from.is_some_and(|from| self.of[nodes + from.index()] == self.of[i]))
-            });
-            let level = level.max().unwrap_or(0);
+        let mut levels: Vec<u32> = Vec::with_capacity(layout.homes.len());
+        for i in 0..layout.homes.len() {
+            let inputs = layout.inputs.of_source(i).iter();
+            let level = inputs.map(|input| self.level(layout, i, input, &levels)).max().unwrap_or(0);
             levels.push(level);
         }
         levels
+    }
+
+    fn level(&self, layout: &Layout, node: usize, input: &Input, levels: &[u32]) -> u32 {
+        let before = match input.source {
+            Source::Node(producer) => levels[producer.index()],
+            Source::Given(_) => 0,
+        };
+        let on_circle = |from: DimensionId| self.of[layout.homes.len() + from.index()] == self.of[node];
+        before + u32::from(gathered_from(layout, input).is_some_and(on_circle))
+    }
+
+    /// Returns for each dimension the levels after which its elements give up their places: those before what comes from
+    /// outside of it and was gathered.
+    fn cuts(&self, layout: &Layout, levels: &[u32]) -> Vec<BTreeSet<u32>> {
+        let mut cuts = vec![BTreeSet::new(); layout.tree.len()];
+        for (i, home) in layout.homes.iter().enumerate() {
+            for input in layout.inputs.of_source(i).iter().filter(|input| input.take != Take::Element) {
+                let Some(cut) = self.level(layout, i, input, levels).checked_sub(1) else { continue };
+                let mut inner = *home;
+                while inner != input.dimension {
+                    if self.dimensions.contains(&inner.index()) {
+                        cuts[inner.index()].insert(cut);
+                    }
+                    inner = layout.tree.parent(inner);
+                }
+            }
+        }
+        cuts
     }
 }
 
