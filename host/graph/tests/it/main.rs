@@ -5,12 +5,14 @@
 mod support;
 mod chance;
 mod scramble;
+mod reference;
 
 mod canonical;
 mod cases;
 mod compatible;
 mod cycles;
 mod drawings;
+mod elements;
 mod layering;
 mod modules;
 mod plans;
