@@ -446,7 +446,7 @@ impl Machine {
         let wiring = turn.wiring;
         let frame = self.frames.frame(slot);
         let (outer_stage, standing) = (frame.stage, frame.standing);
-        if standing != Standing::Working || self.frames.is_lost(slot) {
+        if standing != Standing::Working {
             return;
         }
         while wiring.stage_parent(dimension, self.frames.series(wiring, slot, dimension).stage)

@@ -68,7 +68,7 @@ impl Case {
         let drawn = hash(&(self.seed, "fails", step, path));
         let fails = self.failing > 0 && drawn.is_multiple_of(self.failing);
         let class =
-            if (drawn / 1024).is_multiple_of(6) { FailureClass::Abort } else { FailureClass::Permanent };
+            if (drawn / 1024).is_multiple_of(4) { FailureClass::Abort } else { FailureClass::Permanent };
         fails.then_some(class)
     }
 }
@@ -234,7 +234,11 @@ impl<'a> Executor<'a> {
                     assert!(stage + 1 < self.plan.dimension(element.dimension).stages);
                     self.gather(element, stage);
                 }
-                Action::Ended { element, how } => self.end(element, how),
+                Action::Ended { element, how } => {
+                    // Its place is not another's before the next call.
+                    assert_eq!(progress.path(element.frame), Some(self.path(element.frame)));
+                    self.end(element, how);
+                }
                 Action::Closed { frame, dimension, stage, elements, failed } => {
                     assert_eq!(self.opened.get(&(frame, dimension)).copied().unwrap_or(0), elements);
                     assert!(self.frames.get_mut(&frame).unwrap().closed.insert((dimension, stage)));
@@ -400,6 +404,10 @@ impl<'a> Executor<'a> {
             return (job, failed(FailureClass::Retryable));
         }
         self.settled.push(job);
+        if !open && chance.once_in(4) {
+            // What is given up is not tried again.
+            return (job, failed(FailureClass::Retryable));
+        }
         if stopping && chance.once_in(2) {
             return (job, Completion::Stopped { began: chance.once_in(2) });
         }
@@ -600,7 +608,7 @@ fn check(mut case: Case, script: u64, pool: &DescriptorPool) {
 fn cases() -> impl Strategy<Value = Case> {
     let items = prop::option::of(prop::collection::vec(any::<u64>(), 0..6));
     let policy = prop_oneof![1 => Just(OnItemError::Fail), 2 => Just(OnItemError::Continue)];
-    let failing = prop_oneof![2 => Just(0), 1 => Just(12), 1 => Just(60)];
+    let failing = prop_oneof![3 => Just(0), 1 => Just(4), 1 => Just(12), 1 => Just(60)];
     (drawn(), items, 1..4u32, policy, failing, any::<u64>(), prop::bool::weighted(0.1)).prop_map(
         |(drawn, items, width, on_item_error, failing, seed, stops)| Case {
             drawn,
