@@ -13,6 +13,7 @@ mod compatible;
 mod cycles;
 mod drawings;
 mod elements;
+mod frames;
 mod layering;
 mod modules;
 mod plans;
