@@ -91,6 +91,9 @@ fn run_items(plan: &Plan) -> u64 {
         if brought == ITEMS {
             progress.items_end(&mut actions);
         }
+        if let Some(job) = open.pop_front() {
+            progress.on(job, Completion::Done { messages: 1 }, &mut actions);
+        }
         for action in actions.drain(..) {
             match action {
                 Action::Start { job, .. } => open.push_back(job),
@@ -101,9 +104,6 @@ fn run_items(plan: &Plan) -> u64 {
                 | Action::Closed { .. }
                 | Action::Finish(_) => {}
             }
-        }
-        if let Some(job) = open.pop_front() {
-            progress.on(job, Completion::Done { messages: 1 }, &mut actions);
         }
     }
     done
