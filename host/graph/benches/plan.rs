@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up measures nothing")]
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use docket_graph::prost_reflect::DescriptorPool;
 use docket_graph::prost_reflect::prost::Message;
 use docket_graph::prost_reflect::prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use docket_graph::{
-    Action, Arity, Completion, Graph, ModuleDecl, Plan, Policy, Port, PortDecl, Progress, Retry, Schema,
-    StepDecl, StepName,
+    Action, Arity, Completion, Elements, Graph, ModuleDecl, Plan, Policy, Port, PortDecl, Progress, Retry,
+    Schema, StepDecl, StepName,
 };
 
 const STEPS: usize = 10_000;
@@ -63,15 +64,49 @@ fn modules() -> (Vec<ModuleDecl>, Port, u64) {
 }
 
 fn run(plan: &Plan) -> usize {
-    let mut progress = Progress::new(plan, vec![Retry::once(); plan.len()]);
+    let mut progress = Progress::new(plan, vec![Retry::once(); plan.len()], Elements::default());
     let mut actions = Vec::new();
     progress.start(&mut actions);
     let mut next = 0;
-    while let Some(Action::Start { node, .. }) = actions.get(next) {
+    while let Some(Action::Start { job, .. }) = actions.get(next).copied() {
         next += 1;
-        progress.on(*node, Completion::Done, &mut actions);
+        progress.on(job, Completion::Done { messages: 1 }, &mut actions);
     }
     next
+}
+
+const ITEMS: u64 = 1_000_000;
+
+/// One step for each of a million items, 64 under way at once.
+fn run_items(plan: &Plan) -> u64 {
+    let mut progress = Progress::new(plan, vec![Retry::once(); plan.len()], Elements::default());
+    let mut actions = Vec::new();
+    let mut open = VecDeque::new();
+    let (mut brought, mut done) = (0, 0);
+    progress.start(&mut actions);
+    while progress.conclusion().is_none() {
+        while brought < ITEMS && progress.item(&mut actions).is_some() {
+            brought += 1;
+        }
+        if brought == ITEMS {
+            progress.items_end(&mut actions);
+        }
+        if let Some(job) = open.pop_front() {
+            progress.on(job, Completion::Done { messages: 1 }, &mut actions);
+        }
+        for action in actions.drain(..) {
+            match action {
+                Action::Start { job, .. } => open.push_back(job),
+                Action::Ended { .. } => done += 1,
+                Action::Open(_)
+                | Action::Stop { .. }
+                | Action::Passed { .. }
+                | Action::Closed { .. }
+                | Action::Finish(_) => {}
+            }
+        }
+    }
+    done
 }
 
 fn graph(criterion: &mut Criterion) {
@@ -108,6 +143,14 @@ fn graph(criterion: &mut Criterion) {
         .measurement_time(Duration::from_secs(3))
         .sample_size(20);
     group.bench_function("progress", |b| b.iter(|| assert_eq!(run(black_box(&plan)), STEPS)));
+    group.finish();
+
+    // Per element is per item.
+    let first = Port::new("example.v1.Message0", None).unwrap();
+    let plan = Plan::of_items(&graph, &first, &given, 0).unwrap();
+    let mut group = criterion.benchmark_group("items");
+    group.throughput(Throughput::Elements(ITEMS)).measurement_time(Duration::from_secs(3)).sample_size(10);
+    group.bench_function("progress", |b| b.iter(|| assert_eq!(run_items(black_box(&plan)), ITEMS)));
     group.finish();
 }
 

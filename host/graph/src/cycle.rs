@@ -28,7 +28,7 @@ pub(crate) fn cycles(edges: &Edges) -> Vec<Vec<u32>> {
 }
 
 /// Tarjan's algorithm with its own stack, because graphs may be deeper than a thread's. Returns each node's component.
-fn components(edges: &Edges) -> Vec<u32> {
+pub(crate) fn components(edges: &Edges) -> Vec<u32> {
     const NEW: u32 = u32::MAX;
     let nodes = edges.sources();
     let (mut order, mut low) = (vec![NEW; nodes], vec![0u32; nodes]);

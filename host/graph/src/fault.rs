@@ -130,19 +130,40 @@ pub enum Fault {
         /// What the field is in each.
         difference: String,
     },
-    /// A list where one message is taken.
+    /// A step that would have to run for each element of two lists which have nothing to do with each other.
     #[error(
-        "port `{port}`: {producer} gives many, but {consumer} takes one; \
-         running a step once for each element is not supported yet, so take many"
+        "{place} takes {}, and {}: nothing says which of them belong together; \
+         take one of the two as many, in this step or in one before it, so that it is gathered first",
+        inputs[0], inputs[1]
     )]
-    Scatter {
-        /// The port.
-        port: Port,
-        /// Who gives the list.
-        producer: Place,
-        /// Who takes one message.
-        consumer: Place,
+    UnrelatedDimensions {
+        /// The step where they meet.
+        place: Place,
+        /// One input for each of them.
+        inputs: Box<[PerElement; 2]>,
     },
+}
+
+/// An input that a step takes once for each element of a list.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PerElement {
+    /// What it takes.
+    pub port: Port,
+    /// The port of the list.
+    pub list: Port,
+    /// Who gives the list.
+    pub by: Place,
+}
+
+impl fmt::Display for PerElement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, list, by } = self;
+        if port == list {
+            write!(f, "each element of `{list}`, which {by} gives")
+        } else {
+            write!(f, "`{port}` for each element of `{list}`, which {by} gives")
+        }
+    }
 }
 
 /// Which of a step's ports.

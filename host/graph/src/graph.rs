@@ -1,6 +1,8 @@
 //! Owns the graph: all steps of a set of modules, joined by their ports and checked. Immutable once inferred.
 //! Never asks what is to be computed; that is the plan's question.
 
+mod dimensions;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -66,6 +68,8 @@ pub struct Graph {
     consumers: Edges<StepId>,
     leaves: Vec<PortId>,
     outputs: Vec<PortId>,
+    /// By step; empty where every step runs once.
+    per_element_of: Vec<Option<PortId>>,
 }
 
 #[derive(Debug)]
@@ -79,8 +83,8 @@ impl Graph {
     /// Returns the graph of these modules.
     ///
     /// # Errors
-    /// Every fault between them: no step, two steps of one name, two producers, cycles, lists where one message is
-    /// taken, messages that differ between modules.
+    /// Every fault between them: no step, two steps of one name, two producers, cycles, steps that would run for each
+    /// element of two unrelated lists, messages that differ between modules.
     pub fn infer(modules: Vec<ModuleDecl>) -> Result<Self, GraphErrors> {
         let names = modules
             .iter()
@@ -120,12 +124,12 @@ impl Graph {
             faults.push(Fault::EmptyGraph);
         }
         draft.find_two_producers(&mut faults);
-        draft.find_scatter(&mut faults);
+        let per_element_of = draft.find_dimensions(&mut faults);
         draft.find_cycles(&mut faults);
         let messages = draft.find_messages(&mut faults);
         match GraphErrors::of(faults) {
             Some(errors) => Err(errors),
-            None => Ok(draft.finish(messages)),
+            None => Ok(draft.finish(messages, per_element_of)),
         }
     }
 
@@ -195,6 +199,14 @@ impl Graph {
         if takes_one { Arity::One } else { Arity::Many }
     }
 
+    /// Returns the port for each element of whose list a step runs, the innermost where lists are nested; none for a step
+    /// that runs once. The list itself is given once for each element of what its own producer runs for.
+    ///
+    /// A plan may differ: given inputs take the place of lists, and the items of a batch are a list around all others.
+    pub fn per_element_of(&self, step: StepId) -> Option<PortId> {
+        self.per_element_of.get(step.index()).copied().flatten()
+    }
+
     /// Returns the message type of a port: its producer's, or for a leaf that of the consumer whose definition has the
     /// most fields.
     pub fn message(&self, port: PortId) -> &MessageDescriptor {
@@ -254,21 +266,6 @@ impl Draft {
                 let mut producers: Vec<_> = producers.iter().map(|step| self.place(*step)).collect();
                 producers.sort();
                 faults.push(Fault::TwoProducers { port: port.clone(), producers });
-            }
-        }
-    }
-
-    fn find_scatter(&self, faults: &mut Vec<Fault>) {
-        for (i, producer) in self.steps.iter().enumerate().filter(|(_, step)| step.output.1 == Arity::Many) {
-            let port = producer.output.0;
-            for consumer in self.consumers.of_source(port.index()) {
-                if self.steps[consumer.index()].inputs.contains(&(port, Arity::One)) {
-                    faults.push(Fault::Scatter {
-                        port: self.ports[port.index()].clone(),
-                        producer: self.place(StepId(id(i))),
-                        consumer: self.place(*consumer),
-                    });
-                }
             }
         }
     }
@@ -378,7 +375,7 @@ impl Draft {
     }
 
     /// Builds the graph of a draft without a fault.
-    fn finish(self, messages: Vec<Option<MessageDescriptor>>) -> Graph {
+    fn finish(self, messages: Vec<Option<MessageDescriptor>>, per_element_of: Vec<Option<PortId>>) -> Graph {
         let Self { modules, pools: _, steps, ports, producers, consumers } = self;
         let ports: Vec<Node> = ports
             .into_iter()
@@ -400,7 +397,7 @@ impl Draft {
         };
         let leaves = select(|node, _| node.producer.is_none());
         let outputs = select(|node, consumers| node.producer.is_some() && consumers.is_empty());
-        Graph { modules, steps, ports, schemas, consumers, leaves, outputs }
+        Graph { modules, steps, ports, schemas, consumers, leaves, outputs, per_element_of }
     }
 }
 

@@ -19,6 +19,7 @@ mod map_key;
 mod walk;
 mod canonical;
 mod compatible;
+mod dimension;
 mod edges;
 mod cycle;
 mod nearest;
@@ -30,17 +31,22 @@ mod render;
 pub use declaration::{
     ModuleDecl, RawBackoff, RawModule, RawPersistence, RawPolicy, RawPort, RawRetry, RawStep, StepDecl,
 };
-pub use fault::{Fault, GraphErrors, Place, PolicyError, Position};
+pub use dimension::{DimensionId, Take};
+pub use fault::{Fault, GraphErrors, PerElement, Place, PolicyError, Position};
 pub use graph::{Graph, PortId, Step, StepId};
 pub use plan::{
-    DefaultError, NodeId, Plan, PlanErrors, PlanFault, Source, Unused, default_input, default_target,
+    DefaultError, Dimension, Gathered, Input, NodeId, Opener, Plan, PlanErrors, PlanFault, Repeated, Source,
+    Unused, default_input, default_items, default_target,
 };
 pub use policy::{
     Backoff, FailureClass, Growth, Jitter, LONGEST_DELAY, Match, Persistence, Policy, Reclassify, Retry,
     Scope,
 };
 pub use port::{Arity, Port, PortDecl, PortError, StepName, StepNameError};
-pub use progress::{Action, Completion, Conclusion, Progress, State, StopReason};
+pub use progress::{
+    Action, Completion, Conclusion, Element, Elements, Ending, FrameId, Job, OnItemError, Progress, State,
+    StopReason,
+};
 pub use render::{Format, dot, json, mermaid, render, svg, tree};
 pub use schema::Schema;
 pub use wire::{WireFault, WireReason};

@@ -1,43 +1,174 @@
 //! Owns one execution of a plan as a machine: completions in, actions out. Decides what starts, what is tried again,
 //! what is stopped, and how it ends. Never waits, reads a clock, draws a chance or holds a value.
 
+mod frames;
+mod machine;
+
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::edges::Edges;
-use crate::plan::{NodeId, Plan};
+use crate::dimension::DimensionId;
+use crate::plan::{NodeId, Plan, Wiring};
 use crate::policy::{FailureClass, Retry};
 
-/// What the caller is to do.
+use machine::{Machine, Turn};
+
+/// The nodes of a plan that run together: those that run once, or those of one element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameId {
+    slot: u32,
+    /// Tells apart the frames that have the slot one after the other.
+    generation: u32,
+}
+
+impl FrameId {
+    /// What runs once.
+    pub const ROOT: Self = Self { slot: 0, generation: 0 };
+
+    /// Returns a number that no other frame has before this one has ended. There are no more such numbers than frames were
+    /// under way at once.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
+/// A node in a frame: what is started, stopped and completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Job {
+    /// For which element.
+    pub frame: FrameId,
+    /// Which step.
+    pub node: NodeId,
+}
+
+impl Job {
+    /// Returns the job of a node that runs once.
+    pub fn once(node: NodeId) -> Self {
+        Self { frame: FrameId::ROOT, node }
+    }
+}
+
+/// One element of a dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Element {
+    /// Its own frame.
+    pub frame: FrameId,
+    /// The frame around it, in which it is one element of a list.
+    pub parent: FrameId,
+    /// Of what it is an element.
+    pub dimension: DimensionId,
+    /// Its position in the list, from 0.
+    pub index: u64,
+}
+
+/// What the caller is to do, in this order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Action {
+    /// Make room for the values of an element's frame.
+    Open(Element),
     /// Wait for `delay`, look whether a kept result exists, and if not run the attempt of this number. Exactly one
     /// [`Completion`] is to answer.
     Start {
-        /// Which node.
-        node: NodeId,
+        /// Which job.
+        job: Job,
         /// The attempt's number, from 1.
         attempt: u32,
         /// How long to wait first.
         delay: Duration,
     },
-    /// Give up a node that was started. Its completion is still awaited: [`Completion::Stopped`], or whatever was
+    /// Give up a job that was started. Its completion is still awaited: [`Completion::Stopped`], or whatever was
     /// faster.
     Stop {
-        /// Which node.
-        node: NodeId,
+        /// Which job.
+        job: Job,
+    },
+    /// An element has passed a stage that is not its last: put what the plan gathers after that stage into the parent.
+    Passed {
+        /// Which.
+        element: Element,
+        /// The stage.
+        stage: u32,
+    },
+    /// Nothing of an element runs, and nothing of it will. If it is done, put what the plan gathers after its last stage into the
+    /// parent; then drop all values of its frame. Elements within it have ended before.
+    Ended {
+        /// Which.
+        element: Element,
+        /// How.
+        how: Ending,
+    },
+    /// All elements have passed a stage, or failed: what is gathered of them after that stage is complete.
+    Closed {
+        /// The frame in which the elements are.
+        frame: FrameId,
+        /// Of what they are elements.
+        dimension: DimensionId,
+        /// The stage.
+        stage: u32,
+        /// How many there are.
+        elements: u64,
+        /// How many of them have failed; they have nothing gathered.
+        failed: u64,
     },
     /// The execution has ended and nothing runs. The last action, and given exactly once.
     Finish(Conclusion),
 }
 
-/// What became of a started node.
+/// How an element ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// Each of its nodes is done or kept.
+    Done,
+    /// A job of it, or of an element within it, failed and was not tried again.
+    Failed {
+        /// The first that did.
+        root: Job,
+    },
+    /// It was stopped, because something else failed or stopped.
+    Stopped,
+}
+
+/// What an item's failure is to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnItemError {
+    /// It ends the execution.
+    Fail,
+    /// It ends that item alone, unless it is an abort.
+    Continue,
+}
+
+/// How elements are worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Elements {
+    /// The most elements of one list, or items, that are under way at once. Where each item has a result of its own, which go
+    /// out in order, one that has ended counts until all before it have.
+    pub width: NonZeroU32,
+    /// What an item's failure is to others.
+    pub on_item_error: OnItemError,
+}
+
+impl Default for Elements {
+    /// 64 at once: enough that steps which wait do not wait for each other, and few enough that a list of large messages is not
+    /// worked on all at once. The first failure ends the execution.
+    fn default() -> Self {
+        Self { width: NonZeroU32::new(64).expect("64 is not 0"), on_item_error: OnItemError::Fail }
+    }
+}
+
+/// What became of a started job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Completion {
     /// The attempt gave a result.
-    Done,
+    Done {
+        /// How many messages it has. If the node opens a dimension, this is how many elements that has.
+        messages: u64,
+    },
     /// A kept result was found; no attempt was made.
-    Kept,
+    Kept {
+        /// How many messages it has.
+        messages: u64,
+    },
     /// The attempt failed.
     Failed {
         /// Why.
@@ -49,7 +180,7 @@ pub enum Completion {
         /// Drawn evenly from `[0, 1)`.
         chance: f64,
     },
-    /// Another execution made the attempts that this one waited for, and failed for good. The node has failed with it:
+    /// Another execution made the attempts that this one waited for, and failed for good. The job has failed with it:
     /// no attempt was made here, and none will be.
     Shared {
         /// Why the last of those attempts failed.
@@ -76,23 +207,23 @@ pub enum StopReason {
 /// How an execution ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Conclusion {
-    /// Every node is done or kept.
+    /// Every job is done or kept, but for those of items that failed: see [`Progress::failed_items`].
     Done,
-    /// A node failed and was not tried again.
+    /// A job failed and was not tried again.
     Failed {
         /// The first that did.
-        root: NodeId,
+        root: Job,
     },
-    /// A node asked to stop the whole execution.
+    /// A job asked to stop the whole execution.
     Aborted {
         /// The one that did.
-        root: NodeId,
+        root: Job,
     },
     /// It was stopped from outside.
     Stopped(StopReason),
 }
 
-/// Where a node stands.
+/// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// Some of what it needs is not there yet.
@@ -118,212 +249,115 @@ pub enum State {
 ///
 /// The root cause is what ends an execution first: the first failure that is not tried again, an abort or a stop.
 /// Everything that runs is then stopped, nothing starts, and what still comes in is recorded but changes the
-/// conclusion no more.
+/// conclusion no more. Where items fail alone, the same holds within an item.
+///
+/// Elements of a list are opened by the machine, items by the caller: while [`Progress::wants_item`] says so, it brings
+/// the next by [`Progress::item`], and after the last calls [`Progress::items_end`].
 #[derive(Debug)]
 pub struct Progress {
-    dependents: Arc<Edges<NodeId>>,
-    nodes: Vec<Node>,
+    wiring: Arc<Wiring>,
     retries: Arc<[Retry]>,
-    running: usize,
-    phase: Phase,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Node {
-    state: State,
-    /// How many nodes it still waits for.
-    waits: u32,
-    attempts: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Phase {
-    /// Not started.
-    New,
-    /// Nodes start as they become ready.
-    Open,
-    /// The conclusion is known, and running nodes are awaited.
-    Closing(Conclusion),
-    /// Over.
-    Finished(Conclusion),
+    machine: Machine,
 }
 
 impl Progress {
-    /// Returns the execution of a plan before its start, with how each of its nodes is retried.
+    /// Returns the execution of a plan before its start, with how each of its nodes is retried and how elements are
+    /// worked on.
     ///
     /// # Panics
     /// Unless there is one `Retry` for each node.
-    pub fn new(plan: &Plan, retries: impl Into<Arc<[Retry]>>) -> Self {
+    pub fn new(plan: &Plan, retries: impl Into<Arc<[Retry]>>, elements: Elements) -> Self {
         let retries = retries.into();
         assert_eq!(retries.len(), plan.len(), "one retry for each node");
-        let node = |waits: &u32| Node { state: State::Waiting, waits: *waits, attempts: 0 };
-        Self {
-            dependents: plan.dependents.clone(),
-            nodes: plan.dependencies.iter().map(node).collect(),
-            retries,
-            running: 0,
-            phase: Phase::New,
-        }
+        let wiring = Arc::clone(&plan.wiring);
+        Self { machine: Machine::new(&wiring, elements), wiring, retries }
     }
 
     /// Starts every node that waits for none. A second call does nothing.
     pub fn start(&mut self, actions: &mut Vec<Action>) {
-        if self.phase != Phase::New {
-            return;
-        }
-        self.phase = Phase::Open;
-        for i in 0..self.nodes.len() {
-            if self.nodes[i].waits == 0 {
-                self.run(id(i), 1, Duration::ZERO, actions);
-            }
-        }
-        self.finish_when_idle(actions);
+        let (machine, mut turn) = self.turn(actions);
+        machine.start(&mut turn);
     }
 
-    /// Records what became of a started node, and adds what is to be done next. A completion of a node that does not
-    /// run is ignored.
-    pub fn on(&mut self, node: NodeId, completion: Completion, actions: &mut Vec<Action>) {
-        let State::Running { attempt } = self.nodes[node.index()].state else { return };
-        match (self.phase, completion) {
-            (_, Completion::Done) => self.settle(node, State::Done, attempt),
-            (_, Completion::Kept) => self.settle(node, State::Kept, attempt - 1),
-            (_, Completion::Stopped { began }) => self.stopped(node, attempt, began, actions),
-            (Phase::Open, Completion::Failed { class, code, retry_after, chance }) => {
-                let retry = &self.retries[node.index()];
-                match retry.delay_after(attempt, class, code.as_deref(), retry_after, chance) {
-                    Some(delay) => return self.run_again(node, attempt + 1, delay, actions),
-                    None => self.fail(node, attempt, class, actions),
-                }
-            }
-            (Phase::Open, Completion::Shared { class }) => self.fail(node, attempt - 1, class, actions),
-            (_, Completion::Failed { .. }) => self.settle(node, State::Failed, attempt),
-            (_, Completion::Shared { .. }) => self.settle(node, State::Failed, attempt - 1),
-        }
-        if self.phase == Phase::Open {
-            self.release(node, actions);
-        }
-        self.finish_when_idle(actions);
+    /// Records what became of a started job, and adds what is to be done next. A completion of a job that does not
+    /// run, or of a frame that has ended, is ignored.
+    pub fn on(&mut self, job: Job, completion: Completion, actions: &mut Vec<Action>) {
+        let (machine, mut turn) = self.turn(actions);
+        machine.on(job, completion, &mut turn);
+    }
+
+    /// Returns whether the next item can be worked on.
+    pub fn wants_item(&self) -> bool {
+        self.machine.wants_item(&self.wiring)
+    }
+
+    /// Opens the frame of the next item, if one is wanted. Adds [`Action::Open`] with its index, and what starts.
+    pub fn item(&mut self, actions: &mut Vec<Action>) -> Option<FrameId> {
+        let (machine, mut turn) = self.turn(actions);
+        machine.item(&mut turn)
+    }
+
+    /// Says that no further item comes. A second call does nothing.
+    pub fn items_end(&mut self, actions: &mut Vec<Action>) {
+        let (machine, mut turn) = self.turn(actions);
+        machine.items_end(&mut turn);
     }
 
     /// Says that the attempt under way has this number, since earlier ones were made before a restart, or by another
     /// execution that died. Attempts count on from it: what [`Progress::attempts`] returns, the next
     /// [`Action::Start`] and the limit of retries. The attempt itself is made even past that limit; if it fails, that
-    /// is final. Never lowers a number, and is ignored for a node that does not run.
-    pub fn renumber(&mut self, node: NodeId, attempt: u32) {
-        let node = &mut self.nodes[node.index()];
-        if let State::Running { attempt: current } = node.state {
-            let attempt = attempt.max(current);
-            node.state = State::Running { attempt };
-            node.attempts = attempt;
-        }
+    /// is final. Never lowers a number, and is ignored for a job that does not run.
+    pub fn renumber(&mut self, job: Job, attempt: u32) {
+        self.machine.renumber(&self.wiring, job, attempt);
     }
 
     /// Ends the execution from outside. Without effect once there is a conclusion.
     pub fn stop(&mut self, reason: StopReason, actions: &mut Vec<Action>) {
-        self.close(Conclusion::Stopped(reason), actions);
-        self.finish_when_idle(actions);
+        let (machine, mut turn) = self.turn(actions);
+        machine.stop(reason, &mut turn);
     }
 
     /// Returns how the execution ended, once it has.
     pub fn conclusion(&self) -> Option<Conclusion> {
-        match self.phase {
-            Phase::Finished(conclusion) => Some(conclusion),
-            Phase::New | Phase::Open | Phase::Closing(_) => None,
-        }
+        self.machine.conclusion()
     }
 
-    /// Returns where a node stands. After [`Action::Finish`] none waits or runs.
-    pub fn state(&self, node: NodeId) -> State {
-        self.nodes[node.index()].state
+    /// Returns where the job that ended the execution by its failure is: the dimensions around it with the index in each,
+    /// from the outermost. Empty for a job that runs once.
+    pub fn root_path(&self) -> &[(DimensionId, u64)] {
+        self.machine.root_path()
     }
 
-    /// Returns how many attempts of a node began, those before a restart and one that is about to included.
-    pub fn attempts(&self, node: NodeId) -> u32 {
-        self.nodes[node.index()].attempts
+    /// Returns where a frame is: the dimensions around it with the index in each, from the outermost, its own last. None
+    /// once it has ended and something else was told to the machine.
+    pub fn path(&self, frame: FrameId) -> Option<Vec<(DimensionId, u64)>> {
+        self.machine.path(frame)
     }
 
-    /// Returns how many nodes are started and not completed.
+    /// Returns where a job stands; none where its frame has ended. What runs once always stands somewhere: after
+    /// [`Action::Finish`] nothing waits or runs.
+    pub fn state(&self, job: Job) -> Option<State> {
+        self.machine.node(&self.wiring, job).map(|node| node.state)
+    }
+
+    /// Returns how many attempts of a job began, those before a restart and one that is about to included. None where its
+    /// frame has ended.
+    pub fn attempts(&self, job: Job) -> Option<u32> {
+        self.machine.node(&self.wiring, job).map(|node| node.attempts)
+    }
+
+    /// Returns how many jobs are started and not completed.
     pub fn running(&self) -> usize {
-        self.running
+        self.machine.running()
     }
 
-    fn run(&mut self, node: NodeId, attempt: u32, delay: Duration, actions: &mut Vec<Action>) {
-        self.running += 1;
-        self.run_again(node, attempt, delay, actions);
+    /// Returns how many items have failed while others went on.
+    pub fn failed_items(&self) -> u64 {
+        self.machine.failed_items()
     }
 
-    /// The node goes on running, with its next attempt.
-    fn run_again(&mut self, node: NodeId, attempt: u32, delay: Duration, actions: &mut Vec<Action>) {
-        let running = &mut self.nodes[node.index()];
-        running.state = State::Running { attempt };
-        running.attempts = attempt;
-        actions.push(Action::Start { node, attempt, delay });
+    fn turn<'a>(&'a mut self, actions: &'a mut Vec<Action>) -> (&'a mut Machine, Turn<'a>) {
+        let Self { wiring, retries, machine } = self;
+        (machine, Turn { wiring, retries, actions })
     }
-
-    fn settle(&mut self, node: NodeId, state: State, attempts: u32) {
-        let settled = &mut self.nodes[node.index()];
-        settled.state = state;
-        settled.attempts = attempts;
-        self.running -= 1;
-    }
-
-    /// A node that stopped by itself cannot be waited for any more, so the execution is cancelled.
-    fn stopped(&mut self, node: NodeId, attempt: u32, began: bool, actions: &mut Vec<Action>) {
-        let attempts = if began { attempt } else { attempt - 1 };
-        self.settle(node, if attempts == 0 { State::NeverStarted } else { State::Stopped }, attempts);
-        self.close(Conclusion::Stopped(StopReason::Cancelled), actions);
-    }
-
-    fn fail(&mut self, node: NodeId, attempts: u32, class: FailureClass, actions: &mut Vec<Action>) {
-        self.settle(node, State::Failed, attempts);
-        let conclusion = match class {
-            FailureClass::Abort => Conclusion::Aborted { root: node },
-            _ => Conclusion::Failed { root: node },
-        };
-        self.close(conclusion, actions);
-    }
-
-    /// Starts what waited for this node alone.
-    fn release(&mut self, node: NodeId, actions: &mut Vec<Action>) {
-        let dependents = self.dependents.clone();
-        for dependent in dependents.of_source(node.index()) {
-            let waits = &mut self.nodes[dependent.index()].waits;
-            *waits -= 1;
-            if *waits == 0 {
-                self.run(*dependent, 1, Duration::ZERO, actions);
-            }
-        }
-    }
-
-    /// Fixes the conclusion, unless there is one: stops what runs, and gives up what waits.
-    fn close(&mut self, conclusion: Conclusion, actions: &mut Vec<Action>) {
-        match self.phase {
-            Phase::New | Phase::Open => self.phase = Phase::Closing(conclusion),
-            Phase::Closing(_) | Phase::Finished(_) => return,
-        }
-        for (i, node) in self.nodes.iter_mut().enumerate() {
-            match node.state {
-                State::Waiting => node.state = State::NeverStarted,
-                State::Running { .. } => actions.push(Action::Stop { node: id(i) }),
-                State::Done | State::Kept | State::Failed | State::Stopped | State::NeverStarted => {}
-            }
-        }
-    }
-
-    fn finish_when_idle(&mut self, actions: &mut Vec<Action>) {
-        if self.running > 0 {
-            return;
-        }
-        let conclusion = match self.phase {
-            Phase::New | Phase::Finished(_) => return,
-            Phase::Open => Conclusion::Done,
-            Phase::Closing(conclusion) => conclusion,
-        };
-        self.phase = Phase::Finished(conclusion);
-        actions.push(Action::Finish(conclusion));
-    }
-}
-
-fn id(index: usize) -> NodeId {
-    NodeId(u32::try_from(index).expect("a plan's nodes are counted in 32 bits"))
 }

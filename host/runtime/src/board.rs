@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use docket_graph::{
-    Action, Arity, Completion, Conclusion, NodeId, Plan, Port, Progress, Source, State, StopReason,
+    Action, Arity, Completion, Conclusion, Elements, Job, NodeId, Plan, Port, Progress, Source, State,
+    StopReason,
 };
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
@@ -178,12 +179,17 @@ pub(crate) struct Turn {
 }
 
 impl Board {
+    /// Returns where a node stands.
+    fn state(&self, node: NodeId) -> State {
+        self.progress.state(Job::once(node)).expect("what runs once is always known")
+    }
+
     /// Takes the attempt whose turn has come.
     fn take(&mut self) -> Option<Turn> {
         // What was stopped before its turn came is still in the queue.
         loop {
             let turn = self.ready.pop_front()?;
-            if matches!(self.progress.state(turn.node), State::Running { .. }) {
+            if matches!(self.state(turn.node), State::Running { .. }) {
                 self.nodes[turn.node.index()].running = Running::Begun { stop: false };
                 self.begun += 1;
                 return Some(turn);
@@ -199,7 +205,7 @@ impl Run {
         let Prepared { plan, retries, uses, .. } = &*prepared;
         let started = clock::now();
         let board = Board {
-            progress: Progress::new(plan, Arc::clone(retries)),
+            progress: Progress::new(plan, Arc::clone(retries), Elements::default()),
             ready: VecDeque::new(),
             nodes: uses.iter().map(|uses| Node { uses: *uses, ..Node::default() }).collect(),
             begun: 0,
@@ -333,7 +339,7 @@ impl Run {
     fn inputs(&self, board: &Board, node: NodeId) -> Inputs {
         let step = self.home.generation.graph().step(self.plan().step(node));
         let sources = self.plan().inputs(node).iter().zip(&step.inputs);
-        sources.map(|(source, (_, arity))| (self.value(board, *source), *arity)).collect()
+        sources.map(|(input, (_, arity))| (self.value(board, input.source), *arity)).collect()
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
@@ -421,8 +427,8 @@ impl Run {
         }
         let completion = self.record(board, turn, called);
         let Board { progress, actions, .. } = &mut *board;
-        let answered = matches!(completion, Completion::Done | Completion::Kept);
-        progress.on(turn.node, completion, actions);
+        let answered = matches!(completion, Completion::Done { .. } | Completion::Kept { .. });
+        progress.on(Job::once(turn.node), completion, actions);
         self.tell_if_ended(board, turn.node);
         if answered {
             self.drop_used(board, turn.node);
@@ -433,8 +439,8 @@ impl Run {
 
     /// Drops each value that this node was the last to need.
     fn drop_used(&self, board: &mut Board, node: NodeId) {
-        for source in self.plan().inputs(node) {
-            if let Source::Node(source) = source {
+        for input in self.plan().inputs(node) {
+            if let Source::Node(source) = input.source {
                 let source = &mut board.nodes[source.index()];
                 source.uses -= 1;
                 if source.uses == 0 {
@@ -473,10 +479,11 @@ impl Run {
         }
         match result {
             Ok(value) => {
+                let messages = value.payloads().len() as u64;
                 node.value = Some(value);
                 match origin {
-                    Origin::Attempt => Completion::Done,
-                    Origin::Kept | Origin::Shared => Completion::Kept,
+                    Origin::Attempt => Completion::Done { messages },
+                    Origin::Kept | Origin::Shared => Completion::Kept { messages },
                 }
             }
             Err(failure) if origin == Origin::Shared => {
@@ -525,25 +532,28 @@ impl Run {
         while let Some(action) = board.actions.get(done).copied() {
             done += 1;
             match action {
-                Action::Start { node, attempt, delay } => {
+                Action::Start { job: Job { node, .. }, attempt, delay } => {
                     if attempt > 1 {
                         let step = &self.code(node).name;
                         self.tell(&Event::RetryScheduled { step, attempt, delay });
                     }
                     board.ready.push_back(Turn { node, attempt, delay });
                 }
-                Action::Stop { node } => match &mut board.nodes[node.index()].running {
+                Action::Stop { job: Job { node, .. } } => match &mut board.nodes[node.index()].running {
                     // Its lane will report it.
                     Running::Waiting(attempt) => attempt.abort(),
                     Running::Begun { stop } => *stop = true,
                     // No lane has taken it yet, and none will: see `take`.
                     Running::No => {
                         let stopped = Completion::Stopped { began: false };
-                        board.progress.on(node, stopped, &mut board.actions);
+                        board.progress.on(Job::once(node), stopped, &mut board.actions);
                         self.tell_if_ended(board, node);
                     }
                 },
                 Action::Finish(conclusion) => self.finish(board, conclusion),
+                Action::Open(_) | Action::Passed { .. } | Action::Ended { .. } | Action::Closed { .. } => {
+                    unreachable!("a plan in which something runs for each element is refused")
+                }
             }
         }
         board.actions.clear();
@@ -553,7 +563,7 @@ impl Run {
     fn finish(&self, board: &mut Board, conclusion: Conclusion) {
         board.elapsed = board.now.duration_since(self.started);
         for (node, _) in self.plan().nodes() {
-            if board.progress.state(node) == State::NeverStarted {
+            if board.state(node) == State::NeverStarted {
                 let outcome = StepOutcome::NeverStarted;
                 self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
             }
@@ -600,7 +610,7 @@ impl Run {
 
     fn step_report(&self, board: &mut Board, node: NodeId) -> StepReport {
         let code = self.code(node);
-        let outcome = ended(board.progress.state(node)).expect("a run that is over has no open step");
+        let outcome = ended(board.state(node)).expect("a run that is over has no open step");
         let attempts = std::mem::take(&mut board.nodes[node.index()].attempts);
         let key = board.nodes[node.index()].kept.as_ref().map(|kept| kept.key.record.as_str().to_owned());
         StepReport { step: code.name.clone(), module: Arc::clone(&code.module), outcome, key, attempts }
@@ -613,16 +623,16 @@ impl Run {
         };
         match conclusion {
             Conclusion::Done => None,
-            Conclusion::Failed { root: node } => {
+            Conclusion::Failed { root: Job { node, .. } } => {
                 let (step, source) = root(node);
                 let attempts = match &source {
                     // The machine counts tries, and those in which the store failed first began nothing.
                     StepFailure::Store(_) if board.nodes[node.index()].attempts.is_empty() => 0,
-                    _ => board.progress.attempts(node),
+                    _ => board.progress.attempts(Job::once(node)).expect("what runs once is always known"),
                 };
                 Some(ExecutionError::Failed { step, attempts, source })
             }
-            Conclusion::Aborted { root: node } => {
+            Conclusion::Aborted { root: Job { node, .. } } => {
                 let (step, source) = root(node);
                 Some(ExecutionError::Aborted { step, source })
             }
@@ -632,7 +642,7 @@ impl Run {
 
     /// Tells that a step is over. Steps that never started are told of at the end, all together.
     fn tell_if_ended(&self, board: &Board, node: NodeId) {
-        match ended(board.progress.state(node)) {
+        match ended(board.state(node)) {
             None | Some(StepOutcome::NeverStarted) => {}
             Some(outcome) => self.tell(&Event::StepEnded { step: &self.code(node).name, outcome }),
         }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, NodeId, Scope, Source, StepName};
+use docket_graph::{Arity, Input, NodeId, Scope, Source, StepName};
 use docket_store::{Filter, Journal, Kind, Left, Look, Query, Record, Status, Store, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,7 @@ fn inputs(
     let plan = &accepted.prepared.plan;
     let step = accepted.home.generation.graph().step(plan.step(node));
     let sources = plan.inputs(node).iter().zip(&step.inputs);
-    let value = |(source, (_, arity)): (&Source, &(_, Arity))| match source {
+    let value = |(input, (_, arity)): (&Input, &(_, Arity))| match &input.source {
         Source::Given(index) => Ok((Arc::clone(&accepted.given[*index]), *arity)),
         Source::Node(node) => values[node.index()].clone().map(|value| (value, *arity)).ok_or(*node),
     };

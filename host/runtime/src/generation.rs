@@ -75,7 +75,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     fn new(plan: Plan, given: &[Port], retries: Arc<[Retry]>, keeps: bool) -> Self {
         let mut uses = vec![0; plan.len()].into_boxed_slice();
-        let inputs = plan.nodes().flat_map(|(node, _)| plan.inputs(node).iter().copied());
+        let inputs = plan.nodes().flat_map(|(node, _)| plan.inputs(node).iter().map(|input| input.source));
         for source in inputs.chain([plan.target_source()]) {
             if let Source::Node(node) = source {
                 uses[node.index()] += 1;

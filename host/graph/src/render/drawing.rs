@@ -28,7 +28,7 @@ pub(super) enum Shape {
 pub(super) struct Edge {
     pub(super) from: usize,
     pub(super) to: usize,
-    /// The port, where neither end is the port itself, and whether many flow.
+    /// The port, where neither end is the port itself, and whether many flow or each of many.
     pub(super) label: String,
 }
 
@@ -37,7 +37,13 @@ impl Drawing {
         let names = Names::of(graph);
         let mut nodes: Vec<Node> = graph
             .steps()
-            .map(|(_, step)| Node { shape: Shape::Step, label: step.name.as_str().to_owned() })
+            .map(|(id, step)| {
+                let label = match graph.per_element_of(id) {
+                    Some(list) => format!("{} ({})", step.name, once_per_element(names.of_port(list))),
+                    None => step.name.as_str().to_owned(),
+                };
+                Node { shape: Shape::Step, label }
+            })
             .collect();
         let mut leaves: HashMap<PortId, usize> = HashMap::new();
         for leaf in graph.leaves() {
@@ -54,7 +60,11 @@ impl Drawing {
                     Some(producer) => (producer.index(), names.of_port(*port)),
                     None => (leaves[port], String::new()),
                 };
-                edges.push(Edge { from, to: id.index(), label: with_arity(label, *arity) });
+                let label = match (graph.producer(*port).map(|from| graph.step(from).output.1), arity) {
+                    (Some(Arity::Many), Arity::One) => format!("{label} (each)"),
+                    (Some(_) | None, _) => with_arity(label, *arity),
+                };
+                edges.push(Edge { from, to: id.index(), label });
             }
         }
         for port in graph.outputs() {
@@ -66,6 +76,11 @@ impl Drawing {
         }
         Self { nodes, edges }
     }
+}
+
+/// Returns how often a step runs that does not run once.
+pub(super) fn once_per_element(list: impl std::fmt::Display) -> String {
+    format!("once per element of {list}")
 }
 
 fn with_arity(label: String, arity: Arity) -> String {

@@ -11,13 +11,14 @@ pub fn json(graph: &Graph) -> Value {
     let port = |(port, arity): (PortId, Arity)| json!({ "port": graph.port(port), "arity": arity });
     let name = |step: StepId| &graph.step(step).name;
     let names = |ports: &[PortId]| ports.iter().map(|id| json!(graph.port(*id))).collect::<Value>();
-    let steps = graph.steps().map(|(_, step)| {
+    let steps = graph.steps().map(|(id, step)| {
         json!({
             "name": step.name,
             "version": step.version,
             "module": *graph.modules()[step.module],
             "inputs": step.inputs.iter().copied().map(port).collect::<Value>(),
             "output": port(step.output),
+            "per_element_of": graph.per_element_of(id).map(|list| graph.port(list)),
             "policy": policy(&step.policy),
         })
     });

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use termtree::Tree;
 
+use super::drawing::once_per_element;
 use crate::graph::{Graph, PortId};
 use crate::port::Arity;
 
@@ -39,7 +40,9 @@ fn subtree(
         return Some(Tree::new(format!("{}{list}", graph.port(port))));
     };
     let step = graph.step(producer);
-    let line = format!("{}{list} = {}", graph.port(port), step.name);
+    let often =
+        graph.per_element_of(producer).map(|list| format!(" ({})", once_per_element(graph.port(list))));
+    let line = format!("{}{list} = {}{}", graph.port(port), step.name, often.unwrap_or_default());
     if drawn.contains(&port) {
         return (depth > 0).then(|| Tree::new(format!("{line} (see above)")));
     }

@@ -2,13 +2,13 @@
 //! With `DOCKET_BLESS=1` the answers are written instead of compared.
 //!
 //! A line of `graph.txt` is `module NAME PROTO`, `step NAME: IN, IN[] -> OUT` in the module above it, `tree`, or
-//! `plan TARGET <- GIVEN, GIVEN`.
+//! `plan TARGET <- GIVEN, GIVEN*`, where the star is the input that comes as items.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use docket_graph::{Graph, Plan, RawModule, Source, tree};
+use docket_graph::{DimensionId, Graph, Input, Opener, Plan, RawModule, Source, Take, tree};
 
 use crate::support::{descriptors, port, raw_step};
 
@@ -74,19 +74,50 @@ fn answer(asked: &str) -> String {
 fn plan(graph: &Graph, asked: &str, text: &mut String) {
     writeln!(text, "plan {asked}").unwrap();
     let (target, given) = asked.split_once("<-").unwrap_or((asked, ""));
-    let given: Vec<_> = given.split(',').map(str::trim).filter(|text| !text.is_empty()).map(port).collect();
-    let plan = match Plan::of(graph, &port(target.trim()), &given) {
+    let given: Vec<_> = given.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+    let items = given.iter().position(|text| text.ends_with('*'));
+    let given: Vec<_> = given.iter().map(|text| port(text.trim_end_matches('*'))).collect();
+    let target = port(target.trim());
+    let plan = match items {
+        Some(items) => Plan::of_items(graph, &target, &given, items),
+        None => Plan::of(graph, &target, &given),
+    };
+    let plan = match plan {
         Ok(plan) => plan,
         Err(errors) => return writeln!(text, "{errors}").unwrap(),
     };
-    let show = |source: &Source| match source {
+    let name = |node| graph.step(plan.step(node)).name.to_string();
+    let source = |source: &Source| match source {
         Source::Given(i) => format!("given {}", given[*i]),
-        Source::Node(node) => graph.step(plan.step(*node)).name.to_string(),
+        Source::Node(node) => name(*node),
+    };
+    let dimension = |dimension| match plan.dimension(dimension).opener {
+        Opener::Root => "once".to_owned(),
+        Opener::Items(_) => "per item".to_owned(),
+        Opener::Node(node) => format!("per element of {}", name(node)),
+    };
+    let show = |home: DimensionId, input: &Input| {
+        let from =
+            if input.dimension == home { String::new() } else { format!(" {}", dimension(input.dimension)) };
+        match input.take {
+            Take::Whole => format!("{}{from}", source(&input.source)),
+            Take::Element => format!("an element of {}{from}", source(&input.source)),
+            Take::Gathered => format!("all of {}{from}", source(&input.source)),
+        }
     };
     for (node, step) in plan.nodes() {
-        let inputs: Vec<String> = plan.inputs(node).iter().map(show).collect();
+        let home = plan.dimension_of(node);
+        let inputs: Vec<String> = plan.inputs(node).iter().map(|input| show(home, input)).collect();
+        let often = if home == DimensionId::ROOT { String::new() } else { format!(" {}", dimension(home)) };
+        let stages = plan.dimension(home).stages;
+        let stage =
+            if stages > 1 { format!(" stage {} of {stages}", plan.stage(node) + 1) } else { String::new() };
         let name = &graph.step(step).name;
-        writeln!(text, "  {} {name} <- {}", plan.depth(node), inputs.join(", ")).unwrap();
+        writeln!(text, "  {} {name}{often}{stage} <- {}", plan.depth(node), inputs.join(", ")).unwrap();
     }
-    writeln!(text, "  = {}", show(&plan.target_source())).unwrap();
+    let whose = match plan.result_dimension() {
+        DimensionId::ROOT => "",
+        _ => " for each item",
+    };
+    writeln!(text, "  = {}{whose}", source(&plan.target_source())).unwrap();
 }

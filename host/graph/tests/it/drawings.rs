@@ -92,6 +92,37 @@ t.Number = Join
 }
 
 #[test]
+fn each_format_says_which_steps_run_once_per_element() {
+    let raw = raw_module(&[
+        ("Split", "t.Text -> t.Text#word[]"),
+        ("Length", "t.Text#word -> t.Number#length"),
+        ("Sum", "t.Number#length[] -> t.Number"),
+    ]);
+    let graph = Graph::read([("m", &raw)]).unwrap();
+    let expected = "\
+t.Number = Sum
+└── t.Number#length (many) = Length (once per element of t.Text#word)
+    └── t.Text#word = Split
+        └── t.Text
+";
+    assert_eq!(render(&graph, Format::Tree), expected);
+    let dot = render(&graph, Format::Dot);
+    assert!(dot.contains("[label=\"Length (once per element of Text#word)\", shape=box]"), "{dot}");
+    assert!(dot.contains("[label=\"Text#word (each)\"]"), "{dot}");
+    assert!(dot.contains("[label=\"Number#length (many)\"]"), "{dot}");
+    let mermaid = render(&graph, Format::Mermaid);
+    assert!(mermaid.contains("\"Length (once per element of Text#35;word)\""), "{mermaid}");
+    assert!(render(&graph, Format::Svg).contains("Length (once per element of Text#word)"));
+    let often: Vec<_> = docket_graph::json(&graph)["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["per_element_of"].clone())
+        .collect();
+    assert_eq!(often, [serde_json::json!("t.Text#word"), serde_json::Value::Null, serde_json::Value::Null]);
+}
+
+#[test]
 fn a_graph_as_data_has_all_that_is_known_of_it() {
     let raw =
         raw_module(&[("Clean", "t.Text -> t.Text#clean"), ("Count", "t.Text#clean, t.Text -> t.Number")]);
@@ -103,12 +134,14 @@ fn a_graph_as_data_has_all_that_is_known_of_it() {
                 "name": "Clean", "version": null, "module": "m.wasm",
                 "inputs": [{"port": "t.Text", "arity": "one"}],
                 "output": {"port": "t.Text#clean", "arity": "one"},
+                "per_element_of": null,
                 "policy": {"timeout_ms": null, "retry": null, "persistence": null, "max_concurrency": null},
             },
             {
                 "name": "Count", "version": null, "module": "m.wasm",
                 "inputs": [{"port": "t.Text#clean", "arity": "one"}, {"port": "t.Text", "arity": "one"}],
                 "output": {"port": "t.Number", "arity": "one"},
+                "per_element_of": null,
                 "policy": {"timeout_ms": null, "retry": null, "persistence": null, "max_concurrency": null},
             },
         ],

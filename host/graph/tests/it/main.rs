@@ -5,6 +5,7 @@
 mod support;
 mod chance;
 mod scramble;
+mod reference;
 mod same;
 
 mod canonical;
@@ -12,6 +13,8 @@ mod cases;
 mod compatible;
 mod cycles;
 mod drawings;
+mod elements;
+mod frames;
 mod layering;
 mod modules;
 mod plans;

@@ -1,7 +1,7 @@
 //! Owns what the board knows of steps whose results are kept: their keys, the right to make a result
 //! between two attempts, and what becomes of it. Never asks a store.
 
-use docket_graph::{NodeId, State};
+use docket_graph::{Job, NodeId, State};
 use tokio::task::JoinHandle;
 
 use super::{Board, Run, Turn, ended};
@@ -42,7 +42,7 @@ impl Run {
     /// before its restart; returns the turn with that number.
     pub(crate) fn renumber(&self, turn: Turn, attempt: u32) -> Turn {
         if attempt != turn.attempt {
-            self.lock().progress.renumber(turn.node, attempt);
+            self.lock().progress.renumber(Job::once(turn.node), attempt);
         }
         Turn { attempt, ..turn }
     }
@@ -75,10 +75,10 @@ impl Run {
 
     /// Gives back the right to make a step's result once the step has ended without one.
     pub(super) fn give_back(&self, board: &mut Board, node: NodeId) {
-        if ended(board.progress.state(node)).is_none() {
+        if ended(board.state(node)).is_none() {
             return;
         }
-        let state = board.progress.state(node);
+        let state = board.state(node);
         let node = &mut board.nodes[node.index()];
         let Some(hold) = node.kept.as_mut().and_then(|kept| kept.hold.take()) else { return };
         match (node.failure.as_deref(), state) {

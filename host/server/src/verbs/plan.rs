@@ -126,9 +126,9 @@ fn view<'a>(generation: &'a Generation, asked: &'a Asked, states: &'a [State]) -
     let steps = asked.plan.nodes().zip(states).map(|((node, id), state)| {
         let step = graph.step(id);
         let sources = step.inputs.iter().zip(asked.plan.inputs(node));
-        let input = |(&(port, arity), &source)| InputView {
+        let input = |(&(port, arity), input): (&(_, _), &docket_graph::Input)| InputView {
             port: PortView { port: graph.port(port), arity },
-            from: producer(graph, &asked.plan, source),
+            from: producer(graph, &asked.plan, input.source),
         };
         StepView {
             step: &step.name,

@@ -1,0 +1,238 @@
+//! The machine over lists and items, step by step.
+
+use std::num::NonZeroU32;
+
+use docket_graph::{
+    Action, Completion, Conclusion, Element, Elements, Ending, FailureClass, FrameId, Graph, Job, NodeId,
+    OnItemError, Plan, Progress, Retry, State, StopReason,
+};
+
+use crate::support::{port, raw_module};
+
+/// An execution, and what it did since it was last asked.
+struct Machine {
+    plan: Plan,
+    progress: Progress,
+    actions: Vec<Action>,
+}
+
+impl Machine {
+    /// The last of `given` comes as items if `on_item_error` is said.
+    fn start(
+        steps: &[(&str, &str)],
+        target: &str,
+        given: &[&str],
+        width: u32,
+        on_item_error: Option<OnItemError>,
+    ) -> Self {
+        let graph = Graph::read([("m", &raw_module(steps))]).unwrap();
+        let given: Vec<_> = given.iter().map(|text| port(text)).collect();
+        let plan = match on_item_error {
+            Some(_) => Plan::of_items(&graph, &port(target), &given, given.len() - 1),
+            None => Plan::of(&graph, &port(target), &given),
+        };
+        let plan = plan.unwrap();
+        let width = NonZeroU32::new(width).unwrap();
+        let elements = Elements { width, on_item_error: on_item_error.unwrap_or(OnItemError::Fail) };
+        let mut progress = Progress::new(&plan, vec![Retry::once(); plan.len()], elements);
+        let mut actions = Vec::new();
+        progress.start(&mut actions);
+        Self { plan, progress, actions }
+    }
+
+    fn node(&self, position: usize) -> NodeId {
+        self.plan.nodes().nth(position).unwrap().0
+    }
+
+    fn on(&mut self, job: Job, completion: Completion) {
+        self.progress.on(job, completion, &mut self.actions);
+    }
+
+    fn done(&mut self, job: Job, messages: u64) {
+        self.on(job, Completion::Done { messages });
+    }
+
+    fn item(&mut self) -> Option<FrameId> {
+        self.progress.item(&mut self.actions)
+    }
+
+    /// Returns what was done since the last time, as `open 0`, `start 1`, `stop`, `passed`, `done`, `failed`, `stopped`, with
+    /// indices of elements and positions of nodes, `closed ELEMENTS FAILED` and `finish`.
+    fn did(&mut self) -> String {
+        let index = |frame| self.progress.path(frame).and_then(|path| Some(path.last()?.1));
+        let job = |job: Job| match index(job.frame) {
+            Some(index) => format!("{}.{index}", job.node.index()),
+            None => job.node.index().to_string(),
+        };
+        let did = self.actions.iter().map(|action| match *action {
+            Action::Open(Element { index, .. }) => format!("open {index}"),
+            Action::Start { job: of, .. } => format!("start {}", job(of)),
+            Action::Stop { job: of } => format!("stop {}", job(of)),
+            Action::Passed { element, stage } => format!("passed {} {stage}", element.index),
+            Action::Ended { element, how: Ending::Done } => format!("done {}", element.index),
+            Action::Ended { element, how: Ending::Failed { root } } => {
+                format!("failed {} by {}", element.index, root.node.index())
+            }
+            Action::Ended { element, how: Ending::Stopped } => format!("stopped {}", element.index),
+            Action::Closed { elements, failed, .. } => format!("closed {elements} {failed}"),
+            Action::Finish(_) => "finish".to_owned(),
+        });
+        let did = did.collect::<Vec<_>>().join(", ");
+        self.actions.clear();
+        did
+    }
+}
+
+const WORDS: [(&str, &str); 3] = [
+    ("Split", "t.Text -> t.Text#word[]"),
+    ("Length", "t.Text#word -> t.Number#length"),
+    ("Sum", "t.Number#length[] -> t.Number"),
+];
+
+fn failed() -> Completion {
+    Completion::Failed { class: FailureClass::Permanent, code: None, retry_after: None, chance: 0.0 }
+}
+
+fn jobs(actions: &[Action]) -> Vec<Job> {
+    actions
+        .iter()
+        .filter_map(|action| if let Action::Start { job, .. } = action { Some(*job) } else { None })
+        .collect()
+}
+
+#[test]
+fn an_empty_list_closes_at_once_and_is_gathered() {
+    let mut machine = Machine::start(&WORDS, "t.Number", &["t.Text"], 2, None);
+    assert_eq!(machine.did(), "start 0");
+    machine.done(Job::once(machine.node(0)), 0);
+    assert_eq!(machine.did(), "closed 0 0, start 2");
+    machine.done(Job::once(machine.node(2)), 1);
+    assert_eq!(machine.did(), "finish");
+}
+
+#[test]
+fn elements_come_in_order_as_there_is_room_and_their_places_are_used_again() {
+    let mut machine = Machine::start(&WORDS, "t.Number", &["t.Text"], 2, None);
+    machine.done(Job::once(machine.node(0)), 4);
+    let started = jobs(&machine.actions);
+    assert_eq!(machine.did(), "start 0, open 0, start 1.0, open 1, start 1.1");
+    machine.done(started[2], 1);
+    assert_eq!(machine.did(), "done 1, open 2, start 1.2");
+    machine.done(started[1], 1);
+    let third = jobs(&machine.actions)[0];
+    assert_eq!(machine.did(), "done 0, open 3, start 1.3");
+    assert_eq!(third.frame.slot(), started[2].frame.slot(), "the place of the first that ended");
+    // It has the place, but is another.
+    assert_eq!(machine.progress.state(started[2]), None);
+    machine.done(started[2], 1);
+    machine.on(started[2], failed());
+    assert_eq!((machine.did().as_str(), machine.progress.running()), ("", 2));
+    machine.on(third, failed());
+    assert_eq!(machine.did(), "stop 1.2");
+    assert_eq!(machine.progress.root_path().iter().map(|(_, index)| *index).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn an_item_that_fails_alone_is_stopped_alone() {
+    let steps = [
+        ("Left", "t.Text -> t.Number#left"),
+        ("Right", "t.Text -> t.Number#right"),
+        ("Sum", "t.Number#left[], t.Number#right[] -> t.Number"),
+    ];
+    let mut machine = Machine::start(&steps, "t.Number", &["t.Text"], 2, Some(OnItemError::Continue));
+    assert_eq!(machine.did(), "");
+    machine.item();
+    machine.item();
+    assert_eq!(machine.item(), None, "no room");
+    let started = jobs(&machine.actions);
+    assert_eq!(machine.did(), "open 0, start 0.0, start 1.0, open 1, start 0.1, start 1.1");
+    machine.on(started[0], failed());
+    assert_eq!(machine.did(), "stop 1.0");
+    machine.on(started[1], Completion::Stopped { began: true });
+    assert_eq!(machine.did(), "failed 0 by 0");
+    machine.done(started[2], 1);
+    machine.done(started[3], 1);
+    machine.progress.items_end(&mut machine.actions);
+    assert_eq!(machine.did(), "done 1, closed 2 1, start 2");
+    machine.done(Job::once(machine.node(2)), 1);
+    assert_eq!(machine.did(), "finish");
+    assert_eq!((machine.progress.conclusion(), machine.progress.failed_items()), (Some(Conclusion::Done), 1));
+}
+
+#[test]
+fn a_failed_item_ends_all_where_it_is_to() {
+    let mut machine = Machine::start(&WORDS[..2], "t.Number#length", &["t.Text"], 2, Some(OnItemError::Fail));
+    machine.item();
+    machine.item();
+    let started = jobs(&machine.actions);
+    machine.done(started[1], 1);
+    let inner = *jobs(&machine.actions).last().unwrap();
+    machine.did();
+    machine.on(inner, failed());
+    assert_eq!(machine.did(), "stop 0.0");
+    assert!(!machine.progress.wants_item());
+    machine.on(started[0], Completion::Stopped { began: true });
+    assert_eq!(machine.did(), "stopped 0, failed 0 by 1, failed 1 by 1, finish");
+    assert_eq!(machine.progress.conclusion(), Some(Conclusion::Failed { root: inner }));
+    assert_eq!(machine.progress.root_path().iter().map(|(_, index)| *index).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
+fn an_item_that_ended_before_those_ahead_of_it_holds_its_place() {
+    let mut machine = Machine::start(
+        &[("Count", "t.Text -> t.Number")],
+        "t.Number",
+        &["t.Text"],
+        2,
+        Some(OnItemError::Fail),
+    );
+    machine.item();
+    machine.item();
+    let started = jobs(&machine.actions);
+    machine.done(started[1], 1);
+    assert_eq!(machine.did(), "open 0, start 0.0, open 1, start 0.1, done 1");
+    assert!(!machine.progress.wants_item(), "its result waits for the first");
+    machine.done(started[0], 1);
+    assert!(machine.progress.wants_item());
+}
+
+#[test]
+fn items_go_on_in_a_second_stage_when_all_have_passed_the_first() {
+    let steps = [
+        ("Score", "t.Text -> t.Number#score"),
+        ("Mean", "t.Number#score[] -> t.Number#mean"),
+        ("Excess", "t.Number#score, t.Number#mean -> t.Number"),
+    ];
+    let mut machine = Machine::start(&steps, "t.Number", &["t.Text"], 1, Some(OnItemError::Fail));
+    for index in 0..3 {
+        machine.item().unwrap();
+        let score = jobs(&machine.actions)[0];
+        machine.done(score, 1);
+        assert_eq!(machine.did(), format!("open {index}, start 0.{index}, passed {index} 0"));
+    }
+    machine.progress.items_end(&mut machine.actions);
+    assert_eq!(machine.did(), "closed 3 0, start 1");
+    machine.done(Job::once(machine.node(1)), 1);
+    for index in 0..3 {
+        let excess = jobs(&machine.actions)[0];
+        assert_eq!(machine.progress.state(excess), Some(State::Running { attempt: 1 }));
+        machine.actions.clear();
+        machine.done(excess, 1);
+        if index < 2 {
+            assert_eq!(machine.actions.len(), 2, "one after the other: {:?}", machine.actions);
+        }
+    }
+    assert_eq!(machine.did(), "done 2, closed 3 0, finish");
+}
+
+#[test]
+fn no_items_are_a_batch_too_and_a_stop_ends_the_wait_for_them() {
+    let mut machine = Machine::start(&WORDS[..1], "t.Text#word", &["t.Text"], 1, Some(OnItemError::Continue));
+    assert!(machine.progress.wants_item());
+    machine.progress.items_end(&mut machine.actions);
+    assert_eq!(machine.did(), "closed 0 0, finish");
+    let mut machine = Machine::start(&WORDS[..1], "t.Text#word", &["t.Text"], 1, Some(OnItemError::Continue));
+    machine.progress.stop(StopReason::Cancelled, &mut machine.actions);
+    assert_eq!(machine.did(), "finish");
+    assert!(!machine.progress.wants_item());
+}
