@@ -56,6 +56,49 @@ pub enum StepFailure {
         /// In bytes.
         limit: u64,
     },
+    /// The guest wrote too many lines to stdout and stderr.
+    #[error("wrote more than its limit of {limit} lines to stdout and stderr")]
+    LogLines {
+        /// In lines.
+        limit: u64,
+    },
+    /// The guest computed for too long.
+    #[error("used more processor time than its limit of {}", humane(*limit))]
+    Cpu {
+        /// Of one attempt.
+        limit: Duration,
+    },
+    /// The guest called itself too deeply.
+    #[error("needs more stack than the host's limit of {limit} bytes{}", said(stderr))]
+    Stack {
+        /// In bytes.
+        limit: u64,
+        /// The end of what the guest wrote to stderr.
+        stderr: String,
+    },
+    /// The guest held too many files open.
+    #[error("held more files open than its limit of {limit}")]
+    OpenFiles {
+        /// Files, directories and listings at once.
+        limit: u64,
+    },
+    /// The guest wrote too much into granted directories.
+    #[error("wrote more than its limit of {limit} bytes into granted directories")]
+    DirBytes {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The guest used what this host gives to no step, or not to this one.
+    #[error("used `{import}`, which it was not granted: {how}")]
+    Denied {
+        /// The interface and function.
+        import: String,
+        /// What the operator can do.
+        how: &'static str,
+    },
+    /// What was granted cannot be given.
+    #[error("cannot be given what it was granted: {0}")]
+    Grant(String),
     /// The guest crashed.
     #[error("trapped: {reason}{}", said(stderr))]
     Trap {
@@ -146,6 +189,11 @@ impl StepFailure {
             StepFailure::Fuel { .. } => FailureClass::Fuel,
             StepFailure::Output { .. } => FailureClass::Output,
             StepFailure::Logs { .. } => FailureClass::Logs,
+            StepFailure::LogLines { .. } => FailureClass::Logs,
+            StepFailure::Cpu { .. } => FailureClass::Cpu,
+            StepFailure::Stack { .. } => FailureClass::Stack,
+            StepFailure::OpenFiles { .. } | StepFailure::DirBytes { .. } => FailureClass::Files,
+            StepFailure::Denied { .. } | StepFailure::Grant(_) => FailureClass::Grant,
             StepFailure::Trap { .. } => FailureClass::Trap,
             StepFailure::Exit { .. } => FailureClass::Exit,
             StepFailure::Answer(_) => FailureClass::Answer,
@@ -260,9 +308,10 @@ impl ExecutionError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ExecutionError::Failed { source: StepFailure::Internal(_), .. } => ErrorKind::Internal,
-            ExecutionError::Failed { source: StepFailure::Store(_) | StepFailure::LeaseLost, .. } => {
-                ErrorKind::Unavailable
-            }
+            ExecutionError::Failed {
+                source: StepFailure::Store(_) | StepFailure::LeaseLost | StepFailure::Grant(_),
+                ..
+            } => ErrorKind::Unavailable,
             ExecutionError::Recorded { kind, .. } => *kind,
             ExecutionError::Failed { .. } | ExecutionError::Aborted { .. } => ErrorKind::Guest,
             ExecutionError::Deadline { .. } | ExecutionError::Cancelled => ErrorKind::Cancelled,
@@ -322,6 +371,41 @@ mod tests {
                 "needs more table elements than its limit of 10",
             ),
             (StepFailure::Fuel { limit: 1_000 }, FailureClass::Fuel, "used up its budget of 1000 fuel units"),
+            (
+                StepFailure::LogLines { limit: 3 },
+                FailureClass::Logs,
+                "wrote more than its limit of 3 lines to stdout and stderr",
+            ),
+            (
+                StepFailure::Cpu { limit: Duration::from_secs(2) },
+                FailureClass::Cpu,
+                "used more processor time than its limit of 2 s",
+            ),
+            (
+                StepFailure::Stack { limit: 9, stderr: String::new() },
+                FailureClass::Stack,
+                "needs more stack than the host's limit of 9 bytes",
+            ),
+            (
+                StepFailure::OpenFiles { limit: 9 },
+                FailureClass::Files,
+                "held more files open than its limit of 9",
+            ),
+            (
+                StepFailure::DirBytes { limit: 9 },
+                FailureClass::Files,
+                "wrote more than its limit of 9 bytes into granted directories",
+            ),
+            (
+                StepFailure::Denied { import: "a:b/c".into(), how: "grant it" },
+                FailureClass::Grant,
+                "used `a:b/c`, which it was not granted: grant it",
+            ),
+            (
+                StepFailure::Grant("no `data`".into()),
+                FailureClass::Grant,
+                "cannot be given what it was granted: no `data`",
+            ),
             (
                 StepFailure::Output { limit: 9 },
                 FailureClass::Output,

@@ -34,6 +34,7 @@ impl Engine {
             instances: options.max_instances,
             memory: options.caps.memory,
             table_elements: options.caps.table_elements,
+            stack: options.max_stack,
         };
         let engine = wasmtime::Engine::new(&engine::config(metering, pool))?;
         let linker = sandbox::linker(&engine)?;
@@ -284,6 +285,7 @@ impl Loading<'_> {
             engine: &engine.engine,
             linker: &engine.linker,
             artifacts: self.artifacts,
+            stack: self.options.max_stack,
             compiling: self.compiling,
         }
     }

@@ -21,7 +21,7 @@ use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
-use crate::options::HostOptions;
+use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
 use crate::outcome::Outcome;
 use crate::request::{Request, RequestError};
 
@@ -32,6 +32,9 @@ pub enum BuildError {
     /// An option cannot be.
     #[error("max-instances is {0}, but must be from 1 to {MOST_INSTANCES}")]
     Instances(usize),
+    /// An option cannot be.
+    #[error("max-stack is {0} bytes, but must be from {LEAST_STACK} to {MOST_STACK}")]
+    Stack(u64),
     /// An option cannot be.
     #[error("the lease is {0:?}, but must be at least {SHORTEST_LEASE:?}")]
     Lease(Duration),
@@ -129,6 +132,9 @@ impl HostBuilder {
         let Self { dirs, mut modules, options, observer, compiling, open_store } = self;
         if !(1..=MOST_INSTANCES).contains(&options.max_instances) {
             return Err(BuildError::Instances(options.max_instances));
+        }
+        if !(LEAST_STACK..=MOST_STACK).contains(&options.max_stack) {
+            return Err(BuildError::Stack(options.max_stack));
         }
         if options.lease < SHORTEST_LEASE {
             return Err(BuildError::Lease(options.lease));

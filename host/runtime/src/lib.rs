@@ -51,8 +51,9 @@ pub use inspection::Inspection;
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};
 pub use options::{
-    Artifacts, Caps, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_RETENTION, DEFAULT_TABLE_ELEMENTS,
-    DEFAULT_TIMEOUT, Effective, HostOptions, Keeping, Limits, OnStoreError, RetryOptions, StepOptions,
+    Artifacts, Caps, DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES,
+    DEFAULT_OUTPUT, DEFAULT_RETENTION, DEFAULT_STACK, DEFAULT_TABLE_ELEMENTS, DEFAULT_TIMEOUT, Effective,
+    HostOptions, Keeping, LEAST_STACK, Limits, MOST_STACK, OnStoreError, RetryOptions, StepOptions,
 };
 pub use outcome::{Outcome, OutcomeError};
 pub use report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};

@@ -221,6 +221,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) engine: &'a wasmtime::Engine,
     pub(crate) linker: &'a Linker<Sandbox>,
     pub(crate) artifacts: &'a ArtifactStore,
+    /// The stack that the engine was made with, in bytes.
+    pub(crate) stack: u64,
     /// Called with the name of a module before it is compiled, which takes a while.
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
@@ -270,7 +272,7 @@ impl Loader<'_> {
         let (declared, described_now) = match self.artifacts.declared(&digest) {
             Some(declared) => (declared, false),
             None => {
-                let described = call::describe(&pre, &digest).await;
+                let described = call::describe(&pre, &digest, self.stack).await;
                 let fault = |source| LoadFault::Describe { module: Arc::clone(&name), source };
                 (described.map_err(fault)?, true)
             }

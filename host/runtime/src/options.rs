@@ -27,6 +27,28 @@ pub const DEFAULT_OUTPUT: u64 = 16 << 20;
 /// Bytes that one attempt may write to stdout and stderr together. 1 MiB is ten thousand lines.
 pub const DEFAULT_LOGS: u64 = 1 << 20;
 
+/// Lines that one attempt may write to stdout and stderr together. 10,000: each costs the host an
+/// event however short it is, and nobody reads more.
+pub const DEFAULT_LOG_LINES: u64 = 10_000;
+
+/// Files, directories and listings that one attempt may hold open at once. 64: a process is commonly
+/// given 1,024 for all that it does.
+pub const DEFAULT_OPEN_FILES: u64 = 64;
+
+/// Bytes that one attempt may write into granted directories. 1 GiB: well above a result that should
+/// be a file, well below a disk.
+pub const DEFAULT_DIR_BYTES: u64 = 1 << 30;
+
+/// Stack of a guest, in bytes. 1 MiB, twice wasmtime's default: Python's interpreter recurses deeply.
+pub const DEFAULT_STACK: u64 = 1 << 20;
+
+/// The smallest stack of a guest that can be set, in bytes. 64 KiB: no language's runtime does with less.
+pub const LEAST_STACK: u64 = 64 << 10;
+
+/// The largest stack of a guest that can be set, in bytes. 64 MiB: each of the pool's instances
+/// reserves as much address space.
+pub const MOST_STACK: u64 = 64 << 20;
+
 /// For how long an execution is remembered once it has ended. A week: long enough to be looked into
 /// after a weekend, and for a caller to ask again under the same id.
 pub const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -38,6 +60,9 @@ pub struct HostOptions {
     /// waits. Default 256: each holds a slot of reserved address space and, once used, keeps
     /// some resident memory warm. From 1 to 4,000 (the kernel's limit on memory maps).
     pub max_instances: usize,
+    /// Stack of a guest, in bytes, for all steps alike because the engine is made with it. Default
+    /// [`DEFAULT_STACK`]; from [`LEAST_STACK`] to [`MOST_STACK`].
+    pub max_stack: u64,
     /// Where compiled modules are kept.
     pub artifacts: Artifacts,
     /// For steps that declare nothing themselves and have no entry in `steps`.
@@ -65,6 +90,7 @@ impl Default for HostOptions {
     fn default() -> Self {
         Self {
             max_instances: 256,
+            max_stack: DEFAULT_STACK,
             artifacts: Artifacts::UserCache,
             defaults: StepOptions::default(),
             steps: BTreeMap::new(),
@@ -105,6 +131,16 @@ pub struct StepOptions {
     pub output: Option<u64>,
     /// Bytes written to stdout and stderr by one attempt.
     pub logs: Option<u64>,
+    /// Lines written to stdout and stderr by one attempt.
+    pub log_lines: Option<u64>,
+    /// Files, directories and listings held open at once by one attempt.
+    pub open_files: Option<u64>,
+    /// Bytes written into granted directories by one attempt; a file or directory that is made
+    /// counts as 4 KiB, whatever it holds.
+    pub dir_bytes: Option<u64>,
+    /// Processor time of one attempt, looked at every [`TICK`](crate::TICK). Measured by the clock of
+    /// the thread, so that it grows only while the guest or the host on its behalf computes.
+    pub cpu: Option<Duration>,
     /// A deterministic budget of executed instructions, in wasmtime's fuel units. A step with a
     /// budget runs on a second engine that counts, which costs a fifth of its speed.
     pub fuel: Option<u64>,
@@ -166,6 +202,17 @@ pub struct Caps {
     pub output: u64,
     /// In bytes. Default 64 MiB.
     pub logs: u64,
+    /// Default 1,000,000 lines.
+    pub log_lines: u64,
+    /// Default 1,024 files.
+    pub open_files: u64,
+    /// In bytes. Default 1 TiB.
+    pub dir_bytes: u64,
+    /// Default none: the timeout bounds it already. A cap holds for steps that set nothing too.
+    pub cpu: Option<Duration>,
+    /// Fuel units. Default none; a cap holds for steps that set nothing too, which makes all run on
+    /// the engine that counts.
+    pub fuel: Option<u64>,
     /// Default 1,000 attempts, so that no module can keep a host busy for ever.
     pub max_attempts: NonZeroU32,
 }
@@ -178,6 +225,11 @@ impl Default for Caps {
             table_elements: 1_000_000,
             output: 256 << 20,
             logs: 64 << 20,
+            log_lines: 1_000_000,
+            open_files: 1_024,
+            dir_bytes: 1 << 40,
+            cpu: None,
+            fuel: None,
             max_attempts: NonZeroU32::new(1000).expect("1000 is not zero"),
         }
     }
@@ -196,6 +248,16 @@ pub struct Limits {
     pub output: u64,
     /// Bytes of stdout and stderr together.
     pub logs: u64,
+    /// Lines of stdout and stderr together.
+    pub log_lines: u64,
+    /// Files, directories and listings held open at once.
+    pub open_files: u64,
+    /// Bytes written into granted directories.
+    pub dir_bytes: u64,
+    /// Stack, in bytes: the host's, the same for all steps.
+    pub stack: u64,
+    /// Processor time; none is not measured.
+    pub cpu: Option<Duration>,
     /// Fuel units; none is not counted.
     pub fuel: Option<u64>,
 }
@@ -239,7 +301,12 @@ impl HostOptions {
             ),
             output: size(own.output, defaults.output, DEFAULT_OUTPUT, caps.output),
             logs: size(own.logs, defaults.logs, DEFAULT_LOGS, caps.logs),
-            fuel: own.fuel.or(defaults.fuel),
+            log_lines: size(own.log_lines, defaults.log_lines, DEFAULT_LOG_LINES, caps.log_lines),
+            open_files: size(own.open_files, defaults.open_files, DEFAULT_OPEN_FILES, caps.open_files),
+            dir_bytes: size(own.dir_bytes, defaults.dir_bytes, DEFAULT_DIR_BYTES, caps.dir_bytes),
+            stack: self.max_stack,
+            cpu: least(own.cpu.or(defaults.cpu), caps.cpu),
+            fuel: least(own.fuel.or(defaults.fuel), caps.fuel),
         };
         let mut retry = declared.retry.clone().unwrap_or_else(|| {
             let mut retry = Retry::once();
@@ -263,6 +330,14 @@ impl HostOptions {
             },
             on_store_error: own.on_store_error.or(defaults.on_store_error).unwrap_or_default(),
         }
+    }
+}
+
+/// Returns what was set, but no more than the cap; the cap where nothing was.
+fn least<T: Ord>(set: Option<T>, cap: Option<T>) -> Option<T> {
+    match (set, cap) {
+        (Some(set), Some(cap)) => Some(set.min(cap)),
+        (set, cap) => set.or(cap),
     }
 }
 
@@ -313,6 +388,11 @@ mod tests {
                 table_elements: DEFAULT_TABLE_ELEMENTS,
                 output: DEFAULT_OUTPUT,
                 logs: DEFAULT_LOGS,
+                log_lines: DEFAULT_LOG_LINES,
+                open_files: DEFAULT_OPEN_FILES,
+                dir_bytes: DEFAULT_DIR_BYTES,
+                stack: DEFAULT_STACK,
+                cpu: None,
                 fuel: None,
             },
             retry: Retry::once(),
@@ -361,7 +441,7 @@ mod tests {
 
     #[test]
     fn every_size_is_the_steps_or_the_hosts_and_never_above_its_cap() {
-        let sizes: [Size; 4] = [
+        let sizes: [Size; 7] = [
             (|own, n| own.memory = Some(n), |caps, n| caps.memory = n, |limits| limits.memory),
             (
                 |own, n| own.table_elements = Some(n),
@@ -370,6 +450,9 @@ mod tests {
             ),
             (|own, n| own.output = Some(n), |caps, n| caps.output = n, |limits| limits.output),
             (|own, n| own.logs = Some(n), |caps, n| caps.logs = n, |limits| limits.logs),
+            (|own, n| own.log_lines = Some(n), |caps, n| caps.log_lines = n, |limits| limits.log_lines),
+            (|own, n| own.open_files = Some(n), |caps, n| caps.open_files = n, |limits| limits.open_files),
+            (|own, n| own.dir_bytes = Some(n), |caps, n| caps.dir_bytes = n, |limits| limits.dir_bytes),
         ];
         for (set, cap, read) in sizes {
             let found = |own_size: Option<u64>, default: Option<u64>, most: u64| {
@@ -387,6 +470,26 @@ mod tests {
             assert_eq!(found(Some(60), Some(20), 50), 50);
             assert_eq!(found(None, Some(60), 50), 50);
             assert_eq!(found(None, None, 50), 50, "the constant is bounded too");
+        }
+    }
+
+    #[test]
+    fn what_is_not_limited_by_default_is_bounded_by_its_cap_once_there_is_one() {
+        let cases = [
+            (None, None, None, None),
+            (Some(3), Some(5), None, Some(3)),
+            (None, Some(5), None, Some(5)),
+            (None, None, Some(4), Some(4)),
+            (Some(9), Some(2), Some(4), Some(4)),
+            (Some(3), None, Some(4), Some(3)),
+        ];
+        for (own_amount, default, cap, expected) in cases {
+            let found = effective(|own, _, host| {
+                (own.fuel, own.cpu) = (own_amount, own_amount.and_then(seconds));
+                (host.defaults.fuel, host.defaults.cpu) = (default, default.and_then(seconds));
+                (host.caps.fuel, host.caps.cpu) = (cap, cap.and_then(seconds));
+            });
+            assert_eq!((found.limits.fuel, found.limits.cpu), (expected, expected.and_then(seconds)));
         }
     }
 

@@ -11,10 +11,11 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_io::bindings::wasi::io::poll;
 
 use crate::bindings::config;
 use crate::guest_clock::{ClockView, GuestClock};
-use crate::guest_log::{GuestLog, LineSink, Stream};
+use crate::guest_log::{GuestLog, LineSink, Stream, Volume};
 use crate::options::Limits;
 
 /// What a step's configuration is: keys and values, in the order of the keys.
@@ -28,7 +29,7 @@ pub(crate) struct Sandbox {
     clock: GuestClock,
     /// Made with `wasi`.
     log: Option<GuestLog>,
-    log_limit: u64,
+    log_limit: Volume,
     lines: LineSink,
     config: Option<StepConfig>,
     /// What all the guest's randomness comes from.
@@ -50,7 +51,7 @@ impl Sandbox {
             wasi: None,
             clock: GuestClock::new(started_at_ms),
             log: None,
-            log_limit: limits.logs,
+            log_limit: Volume { bytes: limits.logs, lines: limits.log_lines },
             lines,
             config,
             seed,
@@ -148,13 +149,14 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandb
     linker.allow_shadowing(true);
     wall_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     monotonic_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
+    poll::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     linker.allow_shadowing(false);
     config::store::add_to_linker::<Sandbox, HasConfig>(&mut linker, config_view)?;
     Ok(linker)
 }
 
 fn clock_view(sandbox: &mut Sandbox) -> ClockView<'_> {
-    ClockView { clock: &sandbox.clock, table: &mut sandbox.table }
+    ClockView { clock: &mut sandbox.clock, table: &mut sandbox.table }
 }
 
 fn config_view(sandbox: &mut Sandbox) -> ConfigView<'_> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use docket_graph::Graph;
 use docket_runtime::{
-    Artifacts, BuildError, Caps, DEFAULT_RETENTION, Host, HostBuilder, HostOptions, LoadErrors, LoadFault,
+    Artifacts, BuildError, Caps, DEFAULT_RETENTION, DEFAULT_STACK, Host, HostBuilder, HostOptions, LoadErrors, LoadFault,
     Observer,
 };
 use docket_store::LEASE;
@@ -29,6 +29,7 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
     let caps = Caps::default();
     HostOptions {
         max_instances: config.max_instances.unwrap_or(DEFAULT_INSTANCES),
+        max_stack: config.max_stack.unwrap_or(DEFAULT_STACK),
         artifacts: args.artifact_dir.clone().map_or(Artifacts::UserCache, Artifacts::Dir),
         defaults: config.defaults.clone(),
         steps: config.steps.iter().map(|(name, step)| (name.clone(), step.options.clone())).collect(),
@@ -38,6 +39,11 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
             table_elements: config.caps.table_elements.unwrap_or(caps.table_elements),
             output: config.caps.output.unwrap_or(caps.output),
             logs: config.caps.logs.unwrap_or(caps.logs),
+            log_lines: config.caps.log_lines.unwrap_or(caps.log_lines),
+            open_files: config.caps.open_files.unwrap_or(caps.open_files),
+            dir_bytes: config.caps.dir_bytes.unwrap_or(caps.dir_bytes),
+            cpu: config.caps.cpu.or(caps.cpu),
+            fuel: config.caps.fuel.or(caps.fuel),
             max_attempts: config.caps.max_attempts.unwrap_or(caps.max_attempts),
         },
         tenant: TENANT.to_owned(),
@@ -131,7 +137,7 @@ fn observer(session: &Session) -> Option<Arc<dyn Observer>> {
 pub(crate) fn refused(error: BuildError, place: &str) -> CliError {
     match error {
         BuildError::Load(errors) => unloadable(&errors, place),
-        BuildError::Instances(_) | BuildError::Artifacts(_) | BuildError::Engine(_) => {
+        BuildError::Instances(_) | BuildError::Stack(_) | BuildError::Artifacts(_) | BuildError::Engine(_) => {
             CliError::of(Exit::Configuration, &error)
         }
         // A reason of a later version of the runtime.

@@ -48,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) caps: CapsConfig,
     /// `[host] max-instances`
     pub(crate) max_instances: Option<usize>,
+    /// `[host] max-stack`
+    pub(crate) max_stack: Option<u64>,
     /// `[store]`
     pub(crate) store: StoreConfig,
 }
@@ -85,6 +87,11 @@ pub(crate) struct CapsConfig {
     pub(crate) memory: Option<u64>,
     pub(crate) output: Option<u64>,
     pub(crate) logs: Option<u64>,
+    pub(crate) log_lines: Option<u64>,
+    pub(crate) open_files: Option<u64>,
+    pub(crate) dir_bytes: Option<u64>,
+    pub(crate) cpu: Option<Duration>,
+    pub(crate) fuel: Option<u64>,
     pub(crate) table_elements: Option<u64>,
     pub(crate) max_attempts: Option<NonZeroU32>,
 }
@@ -126,9 +133,10 @@ impl Config {
             config.defaults = root.section("defaults", step_defaults).unwrap_or_default();
             config.steps = root.section("step", steps).unwrap_or_default();
             config.caps = root.section("caps", caps).unwrap_or_default();
-            let host = |host: &mut Section<'_, '_>| host.count("max-instances");
-            let most = root.section("host", host).flatten();
+            let host = |host: &mut Section<'_, '_>| (host.count("max-instances"), host.size("max-stack"));
+            let (most, stack) = root.section("host", host).unwrap_or_default();
             config.max_instances = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+            config.max_stack = stack;
             config.store = root.section("store", |section| store(section, &path)).unwrap_or_default();
             root.finish();
         }
@@ -209,6 +217,10 @@ fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
         table_elements: section.count("table-elements"),
         output: section.size("output-size"),
         logs: section.size("log-size"),
+        log_lines: section.count("log-lines"),
+        open_files: section.count("open-files"),
+        dir_bytes: section.size("dir-bytes"),
+        cpu: section.duration("cpu"),
         fuel: section.count("fuel"),
         retry: section.section("retry", retry).unwrap_or_default(),
         max_concurrency: section.count_u32("max-concurrency"),
@@ -276,18 +288,22 @@ fn code(text: &str) -> Result<Match, &'static str> {
 
 fn kind(text: &str) -> Result<Match, String> {
     use FailureClass::*;
-    const KINDS: [(&str, FailureClass); 14] = [
+    const KINDS: [(&str, FailureClass); 18] = [
         ("retryable", Retryable),
         ("permanent", Permanent),
         ("abort", Abort),
         ("timeout", Timeout),
+        ("cpu", Cpu),
         ("trap", Trap),
+        ("stack", Stack),
         ("exit", Exit),
         ("fuel", Fuel),
         ("memory", Memory),
         ("table", Table),
         ("output", Output),
         ("logs", Logs),
+        ("files", Files),
+        ("grant", Grant),
         ("answer", Answer),
         ("store", Store),
         ("internal", Internal),
@@ -315,6 +331,11 @@ fn caps(section: &mut Section<'_, '_>) -> CapsConfig {
         memory: section.size("memory"),
         output: section.size("output-size"),
         logs: section.size("log-size"),
+        log_lines: section.count("log-lines"),
+        open_files: section.count("open-files"),
+        dir_bytes: section.size("dir-bytes"),
+        cpu: section.duration("cpu"),
+        fuel: section.count("fuel"),
         table_elements: section.count("table-elements"),
         max_attempts: section.count_u32("max-attempts"),
     }

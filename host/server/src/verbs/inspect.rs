@@ -83,6 +83,11 @@ struct PolicyView {
     table_elements: u64,
     output_bytes: u64,
     log_bytes: u64,
+    log_lines: u64,
+    open_files: u64,
+    dir_bytes: u64,
+    stack_bytes: u64,
+    cpu_ms: Option<u64>,
     fuel: Option<u64>,
     max_concurrency: Option<u32>,
     retry: RetryView,
@@ -147,13 +152,30 @@ impl PolicyView {
     fn of(effective: Effective) -> Self {
         let Effective { limits, retry, max_concurrency, config: _, persistence: _, on_store_error: _ } =
             effective;
-        let Limits { timeout, memory, table_elements, output, logs, fuel } = limits;
+        let Limits {
+            timeout,
+            memory,
+            table_elements,
+            output,
+            logs,
+            log_lines,
+            open_files,
+            dir_bytes,
+            stack,
+            cpu,
+            fuel,
+        } = limits;
         Self {
             timeout_ms: millis(timeout),
             memory_bytes: memory,
             table_elements,
             output_bytes: output,
             log_bytes: logs,
+            log_lines,
+            open_files,
+            dir_bytes,
+            stack_bytes: stack,
+            cpu_ms: cpu.map(millis),
             fuel,
             max_concurrency: max_concurrency.map(u32::from),
             retry: RetryView::of(&retry),
@@ -238,6 +260,11 @@ fn policy(text: &mut String, policy: &PolicyView) {
         table_elements,
         output_bytes,
         log_bytes,
+        log_lines,
+        open_files,
+        dir_bytes,
+        stack_bytes,
+        cpu_ms,
         fuel,
         max_concurrency,
         retry,
@@ -245,7 +272,13 @@ fn policy(text: &mut String, policy: &PolicyView) {
     add(text, format_args!("  timeout      {}\n", time(*timeout_ms)));
     add(text, format_args!("  retry        {}\n", retries(retry)));
     add(text, format_args!("  memory       {}, {table_elements} table elements\n", size(*memory_bytes)));
-    add(text, format_args!("  output       {}, logs {}\n", size(*output_bytes), size(*log_bytes)));
+    add(text, format_args!("  stack        {}\n", size(*stack_bytes)));
+    add(text, format_args!("  output       {}\n", size(*output_bytes)));
+    add(text, format_args!("  logs         {}, {log_lines} lines\n", size(*log_bytes)));
+    add(text, format_args!("  files        {open_files} open at once, {} written\n", size(*dir_bytes)));
+    if let Some(cpu) = cpu_ms {
+        add(text, format_args!("  cpu          {}\n", time(*cpu)));
+    }
     if let Some(fuel) = fuel {
         add(text, format_args!("  fuel         {fuel}\n"));
     }
