@@ -318,7 +318,7 @@ impl Loading<'_> {
         for (_, step) in graph.steps() {
             let index = step.module;
             let module = &modules[index];
-            let Effective { limits, retry, max_concurrency, config, persistence, on_store_error } =
+            let Effective { limits, retry, max_concurrency, config, persistence, on_store_error, grants: _ } =
                 self.options.effective(step.name.as_ref(), &step.policy);
             let keep = match persistence {
                 Some(persistence) => {

@@ -6,6 +6,8 @@
 
 mod clock;
 mod digest;
+mod http;
+mod grants;
 mod options;
 mod value;
 mod guest_clock;
@@ -45,8 +47,10 @@ pub use execution_id::{ExecutionId, ExecutionIdError};
 pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
 pub use forecast::{Came, Explanation, Forecast, explain};
 pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
+pub use grants::{Grants, SecretGrant};
 pub use guest_log::Stream;
 pub use host::{BuildError, Drained, Host, HostBuilder};
+pub use http::{HostPattern, HttpRule, HttpRuleError, SecretError, SecretName, SecretSource};
 pub use inspection::Inspection;
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};

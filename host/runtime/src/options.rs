@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
 
+use crate::grants::Grants;
+
 /// Wall-clock limit of one attempt. 30 s: longer than a step should take, shorter than the
 /// patience of a load balancer.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -150,6 +152,8 @@ pub struct StepOptions {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`. `Some` is the grant to read it, even when empty.
     pub config: Option<BTreeMap<String, String>>,
+    /// What the step may touch beyond its inputs. A step's own replace the defaults'.
+    pub grants: Option<Grants>,
     /// Whether and how results are kept.
     pub persistence: Option<Keeping>,
     /// What to do where the store cannot be read or written. Without it the step fails.
@@ -273,6 +277,8 @@ pub struct Effective {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`, if it may.
     pub config: Option<BTreeMap<String, String>>,
+    /// What the step may touch beyond its inputs.
+    pub grants: Grants,
     /// How its results are kept, if they are.
     pub persistence: Option<Persistence>,
     /// What to do where the store cannot be read or written.
@@ -320,6 +326,7 @@ impl HostOptions {
             retry,
             max_concurrency: own.max_concurrency.or(declared.max_concurrency).or(defaults.max_concurrency),
             config: own.config.clone().or_else(|| defaults.config.clone()),
+            grants: own.grants.clone().or_else(|| defaults.grants.clone()).unwrap_or_default(),
             persistence: match own
                 .persistence
                 .or(declared.persistence.map(Keeping::On))
@@ -398,6 +405,7 @@ mod tests {
             retry: Retry::once(),
             max_concurrency: None,
             config: None,
+            grants: Grants::default(),
             persistence: None,
             on_store_error: OnStoreError::Fail,
         };
