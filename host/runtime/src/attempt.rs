@@ -34,7 +34,7 @@ pub(crate) async fn attempt(
     let called = Box::pin(call::run(Call {
         pre: &code.pre,
         limits: &code.limits,
-        config: code.config.clone(),
+        given: code.given.clone(),
         invocation: Invocation {
             step: code.name.as_ref(),
             execution_id: run.id.as_str(),

@@ -14,14 +14,16 @@ use wasmtime_wasi::I32Exit;
 
 use crate::bindings::{StepModulePre, raw_module, wit};
 use crate::clock::{self, ProcessorTime};
+use crate::denied::Denied;
 use crate::digest::Digest;
 use crate::failure::{AnswerFault, StepFailure};
+use crate::files::TooMuch;
 use crate::guest_log::{Exceeded, GuestLog, LineSink};
 use crate::options::{
     DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES, DEFAULT_OUTPUT,
     DEFAULT_TABLE_ELEMENTS, Limits,
 };
-use crate::sandbox::{Sandbox, StepConfig};
+use crate::sandbox::{Given, Sandbox};
 use crate::value::{Payload, Value};
 
 /// The time a module has to describe itself: building a few records. The heaviest language
@@ -45,7 +47,7 @@ const POOL_FULL_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) struct Call<'a> {
     pub(crate) pre: &'a StepModulePre<Sandbox>,
     pub(crate) limits: &'a Limits,
-    pub(crate) config: Option<StepConfig>,
+    pub(crate) given: Given,
     pub(crate) invocation: Invocation<'a>,
     pub(crate) inputs: &'a [(Arc<Value>, Arity)],
     pub(crate) output: (&'a Schema, Arity, Form),
@@ -108,14 +110,14 @@ pub struct Usage {
 /// # Cancel safety
 /// A dropped call drops its instance; nothing of it runs on.
 pub(crate) async fn run(call: Call<'_>) -> Called {
-    let Call { pre, limits, config, invocation, inputs, output, lines, began } = call;
+    let Call { pre, limits, given, invocation, inputs, output, lines, began } = call;
     let lists: Vec<Vec<&[u8]>> = inputs
         .iter()
         .filter(|(_, arity)| *arity == Arity::Many)
         .map(|(value, _)| value.payloads().iter().map(|payload| &payload.bytes()[..]).collect())
         .collect();
     let mut lists = lists.iter();
-    let given: Vec<wit::ValueParam<'_>> = inputs
+    let values: Vec<wit::ValueParam<'_>> = inputs
         .iter()
         .map(|(value, arity)| match (arity, value.payloads()) {
             (Arity::One, [payload]) => wit::ValueParam::One(payload.bytes()),
@@ -129,14 +131,16 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
 
     let deadline = clock::deadline(began, limits.timeout);
     let (answer, store, ended) = loop {
-        let sandbox = Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
+        let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.clone(), lines.clone());
+        let opened = sandbox.open_dirs();
         let processor = Arc::new(ProcessorTime::default());
         let mut store = new_store(pre.engine(), sandbox, limits, &processor);
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
         let (answer, ended) = {
             let called = pin!(async {
+                opened.map_err(Unopened)?;
                 let instance = pre.instantiate_async(&mut store).await?;
-                instance.docket_step_step().call_run(&mut store, told, &given).await
+                instance.docket_step_step().call_run(&mut store, told, &values).await
             });
             measured(limits, &processor, within(deadline, called)).await
         };
@@ -182,7 +186,7 @@ pub(crate) async fn describe(
         fuel: None,
     };
     // The answer is kept by the digest, so everything that could shape it comes from the digest.
-    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None);
+    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), Given::default(), None);
     let mut store = new_store(pre.engine(), sandbox, &limits, &Arc::default());
     let deadline = clock::deadline(clock::now(), limits.timeout);
     let (answer, _) = {
@@ -222,6 +226,11 @@ fn new_store(
     }
     store
 }
+
+/// The error before a call whose directories cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unopened(StepFailure);
 
 /// The error that stops a guest which has computed for too long.
 #[derive(Debug, thiserror::Error)]
@@ -370,6 +379,17 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
         Some(Exceeded::Bytes) => return StepFailure::Logs { limit: limits.logs },
         Some(Exceeded::Lines) => return StepFailure::LogLines { limit: limits.log_lines },
         None => {}
+    }
+    if let Some(Unopened(failure)) = error.downcast_ref() {
+        return failure.clone();
+    }
+    match error.downcast_ref() {
+        Some(TooMuch::Open) => return StepFailure::OpenFiles { limit: limits.open_files },
+        Some(TooMuch::Written) => return StepFailure::DirBytes { limit: limits.dir_bytes },
+        None => {}
+    }
+    if let Some(Denied { import, how }) = error.downcast_ref() {
+        return StepFailure::Denied { import: (*import).to_owned(), how };
     }
     if let (true, Some(limit)) = (error.is::<TooMuchComputing>(), limits.cpu) {
         return StepFailure::Cpu { limit };

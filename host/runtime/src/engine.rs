@@ -20,7 +20,6 @@ pub const TICK: Duration = Duration::from_millis(10);
 /// functions.
 const HOST_STACK: u64 = 1 << 20;
 
-
 /// Linear memory kept resident in a slot between two instances, in bytes. It must cover what a
 /// guest dirties, or each call pays for page faults; beyond 16 MiB idle slots cost too much.
 const KEEP_MEMORY: usize = 16 << 20;

@@ -15,10 +15,13 @@ mod guest_log;
 mod execution_id;
 mod failure;
 mod bindings;
+mod files;
+mod denied;
 mod sandbox;
 mod artifact;
 mod call;
 mod engine;
+mod import;
 mod module;
 mod generation;
 mod report;
@@ -47,7 +50,10 @@ pub use execution_id::{ExecutionId, ExecutionIdError};
 pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
 pub use forecast::{Came, Explanation, Forecast, explain};
 pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
-pub use grants::{Grants, SecretGrant};
+pub use grants::{
+    Access, Circumstance, DirGrant, DirGrantError, GrantCaps, GrantOptions, Grants, ModulePattern,
+    NamePattern, PatternError, SecretGrant,
+};
 pub use guest_log::Stream;
 pub use host::{BuildError, Drained, Host, HostBuilder};
 pub use http::{HostPattern, HttpRule, HttpRuleError, SecretError, SecretName, SecretSource};

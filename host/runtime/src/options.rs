@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
 
-use crate::grants::Grants;
+use crate::digest::Digest;
+use crate::grants::{self, GrantOptions, Grants, ModulePattern};
 
 /// Wall-clock limit of one attempt. 30 s: longer than a step should take, shorter than the
 /// patience of a load balancer.
@@ -71,6 +72,9 @@ pub struct HostOptions {
     pub defaults: StepOptions,
     /// By step name; overrides what the step declares.
     pub steps: BTreeMap<String, StepOptions>,
+    /// Grants to all steps of modules, by the modules' names or digests. Of several that name a module,
+    /// the more exact one comes first.
+    pub modules: Vec<(ModulePattern, GrantOptions)>,
     /// Bounds on declarations and options alike.
     pub caps: Caps,
     /// Worker tasks that one execution may spread over. Default: the number of processors.
@@ -96,6 +100,7 @@ impl Default for HostOptions {
             artifacts: Artifacts::UserCache,
             defaults: StepOptions::default(),
             steps: BTreeMap::new(),
+            modules: Vec::new(),
             caps: Caps::default(),
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
             tenant: "default".to_owned(),
@@ -152,8 +157,9 @@ pub struct StepOptions {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`. `Some` is the grant to read it, even when empty.
     pub config: Option<BTreeMap<String, String>>,
-    /// What the step may touch beyond its inputs. A step's own replace the defaults'.
-    pub grants: Option<Grants>,
+    /// What the step may touch beyond its inputs, kind by kind before what its module was granted. The
+    /// defaults grant nothing: it would reach modules that come later.
+    pub grants: Option<GrantOptions>,
     /// Whether and how results are kept.
     pub persistence: Option<Keeping>,
     /// What to do where the store cannot be read or written. Without it the step fails.
@@ -286,8 +292,8 @@ pub struct Effective {
 }
 
 impl HostOptions {
-    /// Returns how a step of this name and declaration is run.
-    pub fn effective(&self, step: &str, declared: &Policy) -> Effective {
+    /// Returns how a step of this name and declaration is run, in the module of this name and digest.
+    pub fn effective(&self, module: (&str, &Digest), step: &str, declared: &Policy) -> Effective {
         let none = StepOptions::default();
         let own = self.steps.get(step).unwrap_or(&none);
         let defaults = &self.defaults;
@@ -326,7 +332,7 @@ impl HostOptions {
             retry,
             max_concurrency: own.max_concurrency.or(declared.max_concurrency).or(defaults.max_concurrency),
             config: own.config.clone().or_else(|| defaults.config.clone()),
-            grants: own.grants.clone().or_else(|| defaults.grants.clone()).unwrap_or_default(),
+            grants: grants::granted(own.grants.as_ref(), &self.modules, module.0, module.1),
             persistence: match own
                 .persistence
                 .or(declared.persistence.map(Keeping::On))
@@ -383,7 +389,7 @@ mod tests {
             (StepOptions::default(), Policy::default(), HostOptions::default());
         edit(&mut own, &mut declared, &mut host);
         host.steps.insert("Step".to_owned(), own);
-        host.effective("Step", &declared)
+        host.effective(("a.wasm", &Digest::of(b"a")), "Step", &declared)
     }
 
     #[test]
@@ -410,7 +416,8 @@ mod tests {
             on_store_error: OnStoreError::Fail,
         };
         assert_eq!(effective(|_, _, _| {}), expected);
-        assert_eq!(HostOptions::default().effective("Another", &Policy::default()), expected);
+        let module = ("a.wasm", &Digest::of(b"a"));
+        assert_eq!(HostOptions::default().effective(module, "Another", &Policy::default()), expected);
     }
 
     #[test]

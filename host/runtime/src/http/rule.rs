@@ -112,6 +112,20 @@ impl HttpRule {
         &self.host
     }
 
+    /// Returns whether the other rule allows everything that this one does.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        let methods = match (&self.methods, &other.methods) {
+            (_, Methods::Any) => true,
+            (Methods::Any, Methods::Only(_)) => false,
+            (Methods::Only(these), Methods::Only(those)) => these.is_subset(those),
+        };
+        methods
+            && self.scheme == other.scheme
+            && self.port == other.port
+            && self.host.is_within(&other.host)
+            && other.covers(&self.path)
+    }
+
     fn covers(&self, path: &str) -> bool {
         path.strip_prefix(&self.path)
             .is_some_and(|rest| self.path.ends_with('/') || rest.is_empty() || rest.starts_with('/'))
@@ -127,6 +141,15 @@ impl HostPattern {
                 name.len() > suffix.len() && name.ends_with(suffix.as_str())
             }
             (Pattern::Below(_), Host::Ipv4(_) | Host::Ipv6(_)) => false,
+        }
+    }
+
+    /// Returns whether the other pattern matches every host that this one does.
+    fn is_within(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Pattern::Exact(host), _) => other.matches(host),
+            (Pattern::Below(one), Pattern::Below(another)) => one.ends_with(another),
+            (Pattern::Below(_), Pattern::Exact(_)) => false,
         }
     }
 

@@ -103,6 +103,8 @@ struct StepView<'a> {
     inputs: Vec<InputView<'a>>,
     output: PortView<'a>,
     purity: Purity,
+    /// The imports and grants that keep it from being pure.
+    because_of: Vec<String>,
     /// How many steps stand before it on the longest way from the inputs.
     depth: u32,
 }
@@ -130,13 +132,15 @@ fn view<'a>(generation: &'a Generation, asked: &'a Asked, states: &'a [State]) -
             port: PortView { port: graph.port(port), arity },
             from: producer(graph, &asked.plan, source),
         };
+        let (purity, because_of) = generation.purity(id);
         StepView {
             step: &step.name,
             module: &graph.modules()[step.module],
             state,
             inputs: sources.map(input).collect(),
             output: PortView { port: graph.port(step.output.0), arity: step.output.1 },
-            purity: generation.modules()[step.module].purity().0,
+            purity,
+            because_of,
             depth: asked.plan.depth(node),
         }
     });
@@ -165,11 +169,20 @@ fn text(generation: &Generation, asked: &Asked, states: &[State]) -> String {
             format!("{state}: {}", harmless(reason)),
             takes(graph, &step.inputs),
             port(graph, step.output),
-            super::inspect::purity(generation.modules()[step.module].purity().0).to_owned(),
+            super::inspect::purity(generation.purity(id).0).to_owned(),
             graph.modules()[step.module].to_string(),
         ]
     });
+    // What is pure or deterministic is told by `inspect`; what reaches outside is told before it runs.
+    let effects = plan.nodes().filter_map(|(_, id)| {
+        let (purity, because_of) = generation.purity(id);
+        let name = &graph.step(id).name;
+        (purity == Purity::Effects)
+            .then(|| format!("{name} has effects: {}\n", harmless(&because_of.join(", "))))
+    });
+    let effects: String = effects.collect();
+    let effects = if effects.is_empty() { effects } else { format!("\n{effects}") };
     let steps = if plan.len() == 1 { "1 step".to_owned() } else { format!("{} steps", plan.len()) };
     let table = table(["STEP", "STATE", "TAKES", "GIVES", "PURITY", "MODULE"], rows);
-    format!("{target} from {from}: {steps}\n\n{table}")
+    format!("{target} from {from}: {steps}\n\n{table}{effects}")
 }
