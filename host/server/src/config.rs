@@ -623,7 +623,7 @@ mod tests {
                 "4: `step.A.grants.env` is wrong: `A=B` is not a name; it must not be empty, nor hold `=`",
                 "4: `step.A.grants.env` is wrong: `REGIONS` is not set in the environment of this process; set it, or write `env = { REGIONS = \"…\" }`",
                 "4: `step.A.grants.dir` is wrong: `data` is not a directory with an access; write `ro:PATH` or `rw:PATH`",
-                "5: `step.A.grants.http` is wrong: `GET ftp://x` is not a rule for HTTP requests: the scheme must be `http` or `https`",
+                "5: `step.A.grants.http` is wrong: `GET ftp://x` is not a rule for HTTP requests: `ftp` is not a scheme of HTTP; use `http` or `https`",
                 "5: `step.A.grants.dir` is wrong: the directory `dir/nowhere` cannot be used: No such file or directory (os error 2)",
                 "5: `step.A.grants.dir` is wrong: `ro:/` has no name for the guest to find it under; write `ro:/=/NAME`",
                 "5: `step.A.grants.clock` is wrong: `rael` is unknown; did you mean `real`?",
