@@ -103,6 +103,8 @@ pub enum FailureClass {
     Output,
     /// The guest wrote more to its standard output or error than allowed.
     Logs,
+    /// The guest asked for more HTTP than it may have.
+    Http,
     /// The answer is not what was declared: the wrong arity, or bytes that are not the message.
     Answer,
     /// The store could not be read or written.
@@ -126,6 +128,7 @@ impl FailureClass {
             | Self::Table
             | Self::Output
             | Self::Logs
+            | Self::Http
             | Self::Answer
             | Self::Internal => false,
         }

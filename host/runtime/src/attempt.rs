@@ -35,6 +35,7 @@ pub(crate) async fn attempt(
         pre: &code.pre,
         limits: &code.limits,
         config: code.config.clone(),
+        http: code.http.as_ref(),
         invocation: Invocation {
             step: code.name.as_ref(),
             execution_id: run.id.as_str(),

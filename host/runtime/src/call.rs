@@ -17,6 +17,7 @@ use crate::clock;
 use crate::digest::Digest;
 use crate::failure::{AnswerFault, StepFailure};
 use crate::guest_log::{GuestLog, LineSink};
+use crate::http::{HttpAttempt, HttpGrant, HttpLimits, Noted};
 use crate::options::{DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_TABLE_ELEMENTS, Limits};
 use crate::sandbox::{Sandbox, StepConfig};
 use crate::value::{Payload, Value};
@@ -43,6 +44,7 @@ pub(crate) struct Call<'a> {
     pub(crate) pre: &'a StepModulePre<Sandbox>,
     pub(crate) limits: &'a Limits,
     pub(crate) config: Option<StepConfig>,
+    pub(crate) http: Option<&'a Arc<HttpGrant>>,
     pub(crate) invocation: Invocation<'a>,
     pub(crate) inputs: &'a [(Arc<Value>, Arity)],
     pub(crate) output: (&'a Schema, Arity, Form),
@@ -105,7 +107,7 @@ pub struct Usage {
 /// # Cancel safety
 /// A dropped call drops its instance; nothing of it runs on.
 pub(crate) async fn run(call: Call<'_>) -> Called {
-    let Call { pre, limits, config, invocation, inputs, output, lines, began } = call;
+    let Call { pre, limits, config, http, invocation, inputs, output, lines, began } = call;
     let lists: Vec<Vec<&[u8]>> = inputs
         .iter()
         .filter(|(_, arity)| *arity == Arity::Many)
@@ -126,7 +128,8 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
 
     let deadline = clock::deadline(began, limits.timeout);
     let (answer, store, ended) = loop {
-        let sandbox = Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
+        let http = http.map(|grant| Box::new(HttpAttempt::new(Some(Arc::clone(grant)), limits.http, key)));
+        let sandbox = Sandbox::new(limits, started_at_ms, key, config.clone(), http, lines.clone());
         let mut store = new_store(pre.engine(), sandbox, limits);
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
         let (answer, ended) = {
@@ -152,6 +155,10 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         Some(Ok(Err(failure))) => Err(reported(failure)),
         Some(Ok(Ok(value))) => checked(value, output, limits),
     };
+    let result = match store.data().http_noted() {
+        Some(noted) => with_http(result, noted, step, execution_id),
+        None => result,
+    };
     if let Some(log) = store.data().log() {
         log.finish();
     }
@@ -169,10 +176,11 @@ pub(crate) async fn describe(
         table_elements: DEFAULT_TABLE_ELEMENTS,
         output: DEFAULT_OUTPUT,
         logs: DEFAULT_LOGS,
+        http: HttpLimits::default(),
         fuel: None,
     };
     // The answer is kept by the digest, so everything that could shape it comes from the digest.
-    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None);
+    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None, None);
     let mut store = new_store(pre.engine(), sandbox, &limits);
     let deadline = clock::deadline(clock::now(), limits.timeout);
     let (answer, _) = {
@@ -352,4 +360,37 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
         .map(|function| format!(" in `{function}`"));
     let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();
     StepFailure::Trap { reason: reason + &place.unwrap_or_default(), stderr }
+}
+
+/// Logs what was refused of the guest's HTTP, and says it where the attempt failed. A limit that was
+/// reached explains the failure that follows it, unless the guest knew better.
+fn with_http<T>(
+    result: Result<T, StepFailure>,
+    noted: Noted,
+    step: &str,
+    execution: &str,
+) -> Result<T, StepFailure> {
+    let Noted { reached, refusals } = noted;
+    if let Some(limit) = &reached {
+        tracing::warn!(step, execution, "the step {limit}");
+    }
+    for refusal in &refusals {
+        tracing::warn!(step, execution, "the step {refusal}");
+    }
+    let refusals: String = refusals.iter().map(|refusal| format!("; step `{step}` {refusal}")).collect();
+    result.map_err(|failure| match (failure, reached) {
+        (StepFailure::Trap { .. } | StepFailure::Exit { .. }, Some(limit)) => {
+            StepFailure::Http { limit, message: String::new() }
+        }
+        (StepFailure::Reported { class, message, .. }, Some(limit)) if class != FailureClass::Abort => {
+            StepFailure::Http { limit, message }
+        }
+        (StepFailure::Reported { class, code, message, retry_after }, _) => {
+            StepFailure::Reported { class, code, message: message + &refusals, retry_after }
+        }
+        (StepFailure::Trap { reason, stderr }, None) => {
+            StepFailure::Trap { reason: reason + &refusals, stderr }
+        }
+        (failure, _) => failure,
+    })
 }

@@ -17,8 +17,9 @@ use crate::artifact::ArtifactStore;
 use crate::bindings::StepModulePre;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
+use crate::http::{Connector, HttpGrant, Keyed, Vault};
 use crate::module::{Import, LoadFault, Loader, Module, ModuleSource, classify};
-use crate::options::{Effective, HostOptions, Limits, OnStoreError};
+use crate::options::{Effective, HostOptions, Limits, OnStoreError, StepOptions};
 use crate::sandbox::{self, Sandbox, StepConfig};
 
 /// An engine with all that comes with it.
@@ -142,6 +143,8 @@ pub(crate) struct StepCode {
     pub(crate) pre: Arc<StepModulePre<Sandbox>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) config: Option<StepConfig>,
+    /// What it may do over HTTP, if anything.
+    pub(crate) http: Option<Arc<HttpGrant>>,
     /// Holds the step's own bound on concurrent attempts, where it has one.
     pub(crate) gate: Option<Arc<Semaphore>>,
     /// A hash of what identifies the step and its code, for idempotency keys.
@@ -237,11 +240,36 @@ impl Generation {
     }
 }
 
+/// An interface that only a grant gives.
+struct Granted {
+    import: Import,
+    /// Whether a step with these options has it, where these are the host's defaults.
+    is_granted: fn(&StepOptions, &StepOptions) -> bool,
+    /// What the operator can do.
+    how: &'static str,
+}
+
+const GRANTED: [Granted; 2] = [
+    Granted {
+        import: Import::Config,
+        is_granted: |own, defaults| own.config.as_ref().or(defaults.config.as_ref()).is_some(),
+        how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+    },
+    Granted {
+        import: Import::Http,
+        is_granted: |own, defaults| {
+            own.grants.as_ref().or(defaults.grants.as_ref()).is_some_and(|grants| !grants.http.is_empty())
+        },
+        how: "set `http` in the grants of one of its steps, such as `[step.NAME] grants = { http = [\"GET https://api.example.com/\"] }`",
+    },
+];
+
 /// What it takes to make generations.
 pub(crate) struct Loading<'a> {
     pub(crate) options: &'a HostOptions,
     pub(crate) artifacts: &'a ArtifactStore,
     pub(crate) plain: &'a Arc<Engine>,
+    pub(crate) connector: &'a Arc<Connector>,
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -261,7 +289,7 @@ impl Loading<'_> {
             }
         }
         for module in &modules {
-            faults.extend(self.ungranted(module));
+            faults.extend(GRANTED.iter().filter_map(|granted| self.ungranted(module, granted)));
         }
         // Where no module loads, that nothing is left to make a graph of is no fault of its own.
         if modules.is_empty() && !faults.is_empty() {
@@ -288,26 +316,42 @@ impl Loading<'_> {
         }
     }
 
-    /// A module may import `wasi:config` once the operator has configured one of its steps.
-    fn ungranted(&self, module: &Module) -> Option<LoadFault> {
-        let import = module.imports.iter().find(|import| classify(import) == Import::Config)?;
-        let configured = |step: &RawStep| {
-            let own = self.options.steps.get(&step.name);
-            own.unwrap_or(&self.options.defaults)
-                .config
-                .as_ref()
-                .or(self.options.defaults.config.as_ref())
-                .is_some()
-        };
-        let granted = module.declared.steps.iter().any(configured);
-        (!granted).then(|| LoadFault::NeedsGrant {
+    /// A module may import what only a grant gives once the operator has granted it to one of its steps.
+    fn ungranted(&self, module: &Module, granted: &Granted) -> Option<LoadFault> {
+        let Granted { import, is_granted, how } = granted;
+        let import = module.imports.iter().find(|name| classify(name) == *import)?;
+        let defaults = &self.options.defaults;
+        let has =
+            |step: &RawStep| is_granted(self.options.steps.get(&step.name).unwrap_or(defaults), defaults);
+        (!module.declared.steps.iter().any(has)).then(|| LoadFault::NeedsGrant {
             module: Arc::clone(&module.name),
             import: import.clone(),
-            how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+            how,
         })
     }
 
+    /// Returns what each step may do over HTTP, in the order of the graph.
+    ///
+    /// # Errors
+    /// All secrets that cannot be used.
+    fn http_grants(&self, graph: &Graph) -> Result<Vec<Option<Arc<HttpGrant>>>, LoadFault> {
+        let mut vault = Vault::default();
+        let mut faults = Vec::new();
+        let mut granted = Vec::new();
+        for (_, step) in graph.steps() {
+            let Effective { grants, persistence, .. } =
+                self.options.effective(step.name.as_ref(), &step.policy);
+            let keyed = if persistence.is_some() { Keyed::Yes } else { Keyed::No };
+            match grants.http_grant(step.name.as_ref(), keyed, self.connector, &mut vault) {
+                Ok(grant) => granted.push(grant.map(Arc::new)),
+                Err(found) => faults.extend(found),
+            }
+        }
+        if faults.is_empty() { Ok(granted) } else { Err(LoadFault::Secrets { faults }) }
+    }
+
     fn assemble(&self, graph: Graph, modules: Vec<Module>) -> Result<Generation, LoadFault> {
+        let mut http = self.http_grants(&graph)?.into_iter();
         let metered = self.metered_engine(&graph)?;
         let plain_pres: Vec<_> = modules.iter().map(|module| Arc::new(module.pre.clone())).collect();
         let mut metered_pres: Vec<Option<Arc<StepModulePre<Sandbox>>>> = vec![None; modules.len()];
@@ -346,6 +390,7 @@ impl Loading<'_> {
                 pre,
                 limits,
                 config: config.map(Arc::new),
+                http: http.next().expect("one answer a step"),
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
                 keep,

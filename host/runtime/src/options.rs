@@ -9,6 +9,9 @@ use std::time::Duration;
 use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
 
 use crate::grants::Grants;
+use crate::http::{
+    DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_REQUESTS, HttpLimits, HttpOptions,
+};
 
 /// Wall-clock limit of one attempt. 30 s: longer than a step should take, shorter than the
 /// patience of a load balancer.
@@ -58,6 +61,8 @@ pub struct HostOptions {
     /// For how long an execution that kept results is remembered once it has ended;
     /// `Duration::MAX` is for ever. Default one week.
     pub retention: Duration,
+    /// How outgoing requests are made.
+    pub http: HttpOptions,
     /// What the embedder needs to make these options again when an execution is resumed elsewhere;
     /// kept with every execution that keeps results. Default nothing.
     pub settings: Option<String>,
@@ -75,6 +80,7 @@ impl Default for HostOptions {
             tenant: "default".to_owned(),
             lease: docket_store::LEASE,
             retention: DEFAULT_RETENTION,
+            http: HttpOptions::default(),
             settings: None,
         }
     }
@@ -107,6 +113,12 @@ pub struct StepOptions {
     pub output: Option<u64>,
     /// Bytes written to stdout and stderr by one attempt.
     pub logs: Option<u64>,
+    /// Outgoing HTTP requests of one attempt.
+    pub http_requests: Option<u64>,
+    /// Bytes that one attempt sends and receives over HTTP.
+    pub http_bytes: Option<u64>,
+    /// Outgoing HTTP requests of one attempt under way at once.
+    pub http_concurrent: Option<u64>,
     /// A deterministic budget of executed instructions, in wasmtime's fuel units. A step with a
     /// budget runs on a second engine that counts, which costs a fifth of its speed.
     pub fuel: Option<u64>,
@@ -170,6 +182,12 @@ pub struct Caps {
     pub output: u64,
     /// In bytes. Default 64 MiB.
     pub logs: u64,
+    /// Default 10,000 requests of one attempt.
+    pub http_requests: u64,
+    /// In bytes. Default 1 GiB.
+    pub http_bytes: u64,
+    /// Default 100 requests at once.
+    pub http_concurrent: u64,
     /// Default 1,000 attempts, so that no module can keep a host busy for ever.
     pub max_attempts: NonZeroU32,
 }
@@ -182,6 +200,9 @@ impl Default for Caps {
             table_elements: 1_000_000,
             output: 256 << 20,
             logs: 64 << 20,
+            http_requests: 10_000,
+            http_bytes: 1 << 30,
+            http_concurrent: 100,
             max_attempts: NonZeroU32::new(1000).expect("1000 is not zero"),
         }
     }
@@ -200,6 +221,8 @@ pub struct Limits {
     pub output: u64,
     /// Bytes of stdout and stderr together.
     pub logs: u64,
+    /// Outgoing HTTP.
+    pub http: HttpLimits,
     /// Fuel units; none is not counted.
     pub fuel: Option<u64>,
 }
@@ -245,6 +268,21 @@ impl HostOptions {
             ),
             output: size(own.output, defaults.output, DEFAULT_OUTPUT, caps.output),
             logs: size(own.logs, defaults.logs, DEFAULT_LOGS, caps.logs),
+            http: HttpLimits {
+                requests: size(
+                    own.http_requests,
+                    defaults.http_requests,
+                    DEFAULT_HTTP_REQUESTS,
+                    caps.http_requests,
+                ),
+                bytes: size(own.http_bytes, defaults.http_bytes, DEFAULT_HTTP_BYTES, caps.http_bytes),
+                concurrent: size(
+                    own.http_concurrent,
+                    defaults.http_concurrent,
+                    DEFAULT_HTTP_CONCURRENT,
+                    caps.http_concurrent,
+                ),
+            },
             fuel: own.fuel.or(defaults.fuel),
         };
         let mut retry = declared.retry.clone().unwrap_or_else(|| {
@@ -320,6 +358,7 @@ mod tests {
                 table_elements: DEFAULT_TABLE_ELEMENTS,
                 output: DEFAULT_OUTPUT,
                 logs: DEFAULT_LOGS,
+                http: HttpLimits::default(),
                 fuel: None,
             },
             retry: Retry::once(),
@@ -369,7 +408,7 @@ mod tests {
 
     #[test]
     fn every_size_is_the_steps_or_the_hosts_and_never_above_its_cap() {
-        let sizes: [Size; 4] = [
+        let sizes: [Size; 7] = [
             (|own, n| own.memory = Some(n), |caps, n| caps.memory = n, |limits| limits.memory),
             (
                 |own, n| own.table_elements = Some(n),
@@ -378,6 +417,17 @@ mod tests {
             ),
             (|own, n| own.output = Some(n), |caps, n| caps.output = n, |limits| limits.output),
             (|own, n| own.logs = Some(n), |caps, n| caps.logs = n, |limits| limits.logs),
+            (
+                |own, n| own.http_requests = Some(n),
+                |caps, n| caps.http_requests = n,
+                |limits| limits.http.requests,
+            ),
+            (|own, n| own.http_bytes = Some(n), |caps, n| caps.http_bytes = n, |limits| limits.http.bytes),
+            (
+                |own, n| own.http_concurrent = Some(n),
+                |caps, n| caps.http_concurrent = n,
+                |limits| limits.http.concurrent,
+            ),
         ];
         for (set, cap, read) in sizes {
             let found = |own_size: Option<u64>, default: Option<u64>, most: u64| {
@@ -394,7 +444,7 @@ mod tests {
             assert_eq!(found(None, Some(20), 50), 20);
             assert_eq!(found(Some(60), Some(20), 50), 50);
             assert_eq!(found(None, Some(60), 50), 50);
-            assert_eq!(found(None, None, 50), 50, "the constant is bounded too");
+            assert_eq!(found(None, None, 5), 5, "the constant is bounded too");
         }
     }
 

@@ -11,10 +11,12 @@ use wasmtime::ResourceLimiter;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::bindings::config;
 use crate::guest_clock::{ClockView, GuestClock};
 use crate::guest_log::{GuestLog, LineSink, Stream};
+use crate::http::{HttpAttempt, HttpLimits, Noted};
 use crate::options::Limits;
 
 /// What a step's configuration is: keys and values, in the order of the keys.
@@ -31,6 +33,8 @@ pub(crate) struct Sandbox {
     log_limit: u64,
     lines: LineSink,
     config: Option<StepConfig>,
+    /// Of a step with a grant; without one it is made when the guest first asks for HTTP, and refuses all.
+    http: Option<Box<HttpAttempt>>,
     /// What all the guest's randomness comes from.
     seed: [u8; 32],
     memory: Meter,
@@ -43,6 +47,7 @@ impl Sandbox {
         started_at_ms: u64,
         seed: [u8; 32],
         config: Option<StepConfig>,
+        http: Option<Box<HttpAttempt>>,
         lines: LineSink,
     ) -> Self {
         Self {
@@ -53,6 +58,7 @@ impl Sandbox {
             log_limit: limits.logs,
             lines,
             config,
+            http,
             seed,
             memory: Meter::new(limits.memory),
             tables: Meter::new(limits.table_elements),
@@ -79,6 +85,11 @@ impl Sandbox {
         self.log.as_ref()
     }
 
+    /// Returns what went wrong in the guest's use of HTTP, if it ever came to that.
+    pub(crate) fn http_noted(&self) -> Option<Noted> {
+        self.http.as_ref().map(|http| http.take_noted())
+    }
+
     fn new_wasi(&mut self) -> WasiCtx {
         let log = self.log.insert(GuestLog::new(self.log_limit, self.lines.take()));
         let [secure, insecure, seed] = ["secure", "insecure", "insecure-seed"].map(|purpose| {
@@ -92,6 +103,10 @@ impl Sandbox {
             .secure_random(ChaCha12Rng::from_seed(secure))
             .insecure_random(ChaCha12Rng::from_seed(insecure))
             .insecure_random_seed(seed);
+        // As programs commonly find their secrets, so that they need not know of placeholders.
+        for (name, placeholder) in self.http.iter().flat_map(|http| http.placeholders()) {
+            wasi.env(name, placeholder);
+        }
         wasi.build()
     }
 }
@@ -140,11 +155,20 @@ impl WasiView for Sandbox {
     }
 }
 
+impl WasiHttpView for Sandbox {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let refusing = || Box::new(HttpAttempt::new(None, HttpLimits::default(), self.seed));
+        let HttpAttempt { context, hooks } = &mut **self.http.get_or_insert_with(refusing);
+        WasiHttpCtxView { hooks, table: &mut self.table, ctx: context }
+    }
+}
+
 /// Returns the linker of all guests: WASI preview 2 with an empty context, clocks of our own, and
-/// `wasi:config`. Who may import `wasi:config` is decided when a module is loaded.
+/// `wasi:config` and `wasi:http`. Who may import those two is decided when a module is loaded.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     linker.allow_shadowing(true);
     wall_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     monotonic_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;

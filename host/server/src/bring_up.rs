@@ -39,6 +39,7 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
             output: config.caps.output.unwrap_or(caps.output),
             logs: config.caps.logs.unwrap_or(caps.logs),
             max_attempts: config.caps.max_attempts.unwrap_or(caps.max_attempts),
+            ..caps
         },
         tenant: TENANT.to_owned(),
         lease: config.store.lease.unwrap_or(LEASE),

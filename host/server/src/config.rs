@@ -288,6 +288,7 @@ fn kind(text: &str) -> Result<Match, String> {
         ("table", Table),
         ("output", Output),
         ("logs", Logs),
+        ("http", Http),
         ("answer", Answer),
         ("store", Store),
         ("internal", Internal),

@@ -145,9 +145,9 @@ impl<'a> ModuleView<'a> {
 
 impl PolicyView {
     fn of(effective: Effective) -> Self {
-        let Effective { limits, retry, max_concurrency, config: _, persistence: _, on_store_error: _ } =
+        let Effective { limits, retry, max_concurrency, config: _, grants: _, persistence: _, on_store_error: _ } =
             effective;
-        let Limits { timeout, memory, table_elements, output, logs, fuel } = limits;
+        let Limits { timeout, memory, table_elements, output, logs, http: _, fuel } = limits;
         Self {
             timeout_ms: millis(timeout),
             memory_bytes: memory,
