@@ -111,6 +111,8 @@ pub enum FailureClass {
     Files,
     /// The guest used what nobody granted it, or what was granted could not be given.
     Grant,
+    /// The guest asked for more HTTP than it may have.
+    Http,
     /// The answer is not what was declared: the wrong arity, or bytes that are not the message.
     Answer,
     /// The store could not be read or written.
@@ -138,6 +140,7 @@ impl FailureClass {
             | Self::Logs
             | Self::Files
             | Self::Grant
+            | Self::Http
             | Self::Answer
             | Self::Internal => false,
         }
@@ -310,7 +313,7 @@ mod tests {
         use FailureClass::*;
         let all = [
             Retryable, Permanent, Abort, Timeout, Cpu, Trap, Stack, Exit, Fuel, Memory, Table, Output, Logs,
-            Files, Grant, Answer, Store, Internal,
+            Files, Grant, Http, Answer, Store, Internal,
         ];
         let retried = |rules: &Reclassify| {
             all.iter().copied().filter(|c| rules.is_retried(*c, None)).collect::<Vec<_>>()

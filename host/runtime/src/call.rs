@@ -19,6 +19,7 @@ use crate::digest::Digest;
 use crate::failure::{AnswerFault, StepFailure};
 use crate::files::TooMuch;
 use crate::guest_log::{Exceeded, GuestLog, LineSink};
+use crate::http::{HttpLimits, Noted};
 use crate::options::{
     DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES, DEFAULT_OUTPUT,
     DEFAULT_TABLE_ELEMENTS, Limits,
@@ -160,6 +161,10 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         Some(Ok(Err(failure))) => Err(reported(failure)),
         Some(Ok(Ok(value))) => checked(value, output, limits),
     };
+    let result = match store.data().http_noted() {
+        Some(noted) => with_http(result, noted, step, execution_id),
+        None => result,
+    };
     if let Some(log) = store.data().log() {
         log.finish();
     }
@@ -178,6 +183,7 @@ pub(crate) async fn describe(
         table_elements: DEFAULT_TABLE_ELEMENTS,
         output: DEFAULT_OUTPUT,
         logs: DEFAULT_LOGS,
+        http: HttpLimits::default(),
         log_lines: DEFAULT_LOG_LINES,
         open_files: DEFAULT_OPEN_FILES,
         dir_bytes: DEFAULT_DIR_BYTES,
@@ -420,4 +426,37 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
         return StepFailure::Stack { limit: limits.stack, stderr };
     }
     StepFailure::Trap { reason: reason + &place.unwrap_or_default(), stderr }
+}
+
+/// Logs what was refused of the guest's HTTP, and says it where the attempt failed. A limit that was
+/// reached explains the failure that follows it, unless the guest knew better.
+fn with_http<T>(
+    result: Result<T, StepFailure>,
+    noted: Noted,
+    step: &str,
+    execution: &str,
+) -> Result<T, StepFailure> {
+    let Noted { reached, refusals } = noted;
+    if let Some(limit) = &reached {
+        tracing::warn!(step, execution, "the step {limit}");
+    }
+    for refusal in &refusals {
+        tracing::warn!(step, execution, "the step {refusal}");
+    }
+    let refusals: String = refusals.iter().map(|refusal| format!("; step `{step}` {refusal}")).collect();
+    result.map_err(|failure| match (failure, reached) {
+        (StepFailure::Trap { .. } | StepFailure::Exit { .. }, Some(limit)) => {
+            StepFailure::Http { limit, message: String::new() }
+        }
+        (StepFailure::Reported { class, message, .. }, Some(limit)) if class != FailureClass::Abort => {
+            StepFailure::Http { limit, message }
+        }
+        (StepFailure::Reported { class, code, message, retry_after }, _) => {
+            StepFailure::Reported { class, code, message: message + &refusals, retry_after }
+        }
+        (StepFailure::Trap { reason, stderr }, None) => {
+            StepFailure::Trap { reason: reason + &refusals, stderr }
+        }
+        (failure, _) => failure,
+    })
 }

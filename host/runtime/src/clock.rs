@@ -82,6 +82,14 @@ pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+/// Returns what the work gives, or `None` where that takes longer than `limit`.
+///
+/// # Cancel safety
+/// The work is dropped with the future.
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit, work).await.ok()
+}
+
 /// Returns `from + after`, or `None` (for ever) where the sum is beyond what the clock can say.
 pub(crate) fn deadline(from: Instant, after: Duration) -> Option<Instant> {
     from.checked_add(after)

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use docket_graph::{Arity, FailureClass, StepName, StopReason, WireFault};
 
+use crate::http::HttpLimit;
+
 /// Why an attempt failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -99,6 +101,14 @@ pub enum StepFailure {
     /// What was granted cannot be given.
     #[error("cannot be given what it was granted: {0}")]
     Grant(String),
+    /// The guest was refused more HTTP, and did not get over it.
+    #[error("{limit}{}", words(message))]
+    Http {
+        /// The limit that it reached first.
+        limit: HttpLimit,
+        /// The step's sentence for people, where it gave one.
+        message: String,
+    },
     /// The guest crashed.
     #[error("trapped: {reason}{}", said(stderr))]
     Trap {
@@ -168,6 +178,10 @@ fn said(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; stderr ended with: {stderr}") }
 }
 
+fn words(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!("; the step said: {message}") }
+}
+
 /// Returns the duration as people say it: whole milliseconds, or seconds where it is even.
 fn humane(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -194,6 +208,7 @@ impl StepFailure {
             StepFailure::Stack { .. } => FailureClass::Stack,
             StepFailure::OpenFiles { .. } | StepFailure::DirBytes { .. } => FailureClass::Files,
             StepFailure::Denied { .. } | StepFailure::Grant(_) => FailureClass::Grant,
+            StepFailure::Http { .. } => FailureClass::Http,
             StepFailure::Trap { .. } => FailureClass::Trap,
             StepFailure::Exit { .. } => FailureClass::Exit,
             StepFailure::Answer(_) => FailureClass::Answer,
@@ -338,6 +353,8 @@ mod tests {
     #[test]
     fn every_failure_of_a_step_has_its_class_and_its_words() {
         let trap = |stderr: &str| StepFailure::Trap { reason: "unreachable".into(), stderr: stderr.into() };
+        let http =
+            |message: &str| StepFailure::Http { limit: HttpLimit::Requests(3), message: message.into() };
         let arity = AnswerFault::Arity { declared: Arity::One, given: Arity::Many };
         let undecodable =
             |index| AnswerFault::Undecodable { index, message: "a.B".into(), fault: wire_fault() };
@@ -415,6 +432,12 @@ mod tests {
                 StepFailure::Logs { limit: 8 },
                 FailureClass::Logs,
                 "wrote more than its limit of 8 bytes to stdout and stderr",
+            ),
+            (http(""), FailureClass::Http, "made more than its limit of 3 HTTP requests"),
+            (
+                http("oops"),
+                FailureClass::Http,
+                "made more than its limit of 3 HTTP requests; the step said: oops",
             ),
             (trap(""), FailureClass::Trap, "trapped: unreachable"),
             (trap("oops"), FailureClass::Trap, "trapped: unreachable; stderr ended with: oops"),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{
-    Arity, Graph, Persistence, Plan, PlanErrors, Port, PortId, RawStep, Retry, Scope, StepId, StepName,
+    Arity, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope, StepId,
+    StepName,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -18,6 +19,7 @@ use crate::bindings::StepModulePre;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
 use crate::grants::Grants;
+use crate::http::{Connector, HttpGrant, Keyed, Vault};
 use crate::import::{Import, classify};
 use crate::module::{LoadFault, Loader, Module, ModuleSource};
 use crate::options::{Effective, HostOptions, Limits, OnStoreError};
@@ -261,11 +263,34 @@ impl Generation {
     }
 }
 
+/// An interface that only a grant gives.
+struct Granted {
+    import: Import,
+    /// Whether a step that is run like this has it.
+    is_granted: fn(&Effective) -> bool,
+    /// What the operator can do.
+    how: &'static str,
+}
+
+const GRANTED: [Granted; 2] = [
+    Granted {
+        import: Import::Config,
+        is_granted: |step| step.config.is_some(),
+        how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+    },
+    Granted {
+        import: Import::Http,
+        is_granted: |step| !step.grants.http.is_empty(),
+        how: "set `http` in the grants of one of its steps, such as `[step.NAME] grants = { http = [\"GET https://api.example.com/\"] }`",
+    },
+];
+
 /// What it takes to make generations.
 pub(crate) struct Loading<'a> {
     pub(crate) options: &'a HostOptions,
     pub(crate) artifacts: &'a ArtifactStore,
     pub(crate) plain: &'a Arc<Engine>,
+    pub(crate) connector: &'a Arc<Connector>,
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -285,7 +310,7 @@ impl Loading<'_> {
             }
         }
         for module in &modules {
-            faults.extend(self.ungranted(module));
+            faults.extend(GRANTED.iter().filter_map(|granted| self.ungranted(module, granted)));
         }
         // Where no module loads, that nothing is left to make a graph of is no fault of its own.
         if modules.is_empty() && !faults.is_empty() {
@@ -313,26 +338,46 @@ impl Loading<'_> {
         }
     }
 
-    /// A module may import `wasi:config` once the operator has configured one of its steps.
-    fn ungranted(&self, module: &Module) -> Option<LoadFault> {
-        let import = module.imports.iter().find(|import| classify(import) == Import::Config)?;
-        let configured = |step: &RawStep| {
-            let own = self.options.steps.get(&step.name);
-            own.unwrap_or(&self.options.defaults)
-                .config
-                .as_ref()
-                .or(self.options.defaults.config.as_ref())
-                .is_some()
-        };
-        let granted = module.declared.steps.iter().any(configured);
-        (!granted).then(|| LoadFault::NeedsGrant {
+    /// A module may import what only a grant gives once the operator has granted it to one of its steps.
+    fn ungranted(&self, module: &Module, granted: &Granted) -> Option<LoadFault> {
+        let Granted { import, is_granted, how } = granted;
+        let import = module.imports.iter().find(|name| classify(name) == *import)?;
+        // What a step declares grants nothing.
+        let declared = Policy::default();
+        let of = (&*module.name, &module.digest);
+        let has = |step: &RawStep| is_granted(&self.options.effective(of, &step.name, &declared));
+        (!module.declared.steps.iter().any(has)).then(|| LoadFault::NeedsGrant {
             module: Arc::clone(&module.name),
             import: import.clone(),
-            how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+            how,
         })
     }
 
+    /// Returns what each step may do over HTTP, in the order of the graph.
+    ///
+    /// # Errors
+    /// All secrets that cannot be used.
+    fn http_grants(
+        &self,
+        graph: &Graph,
+        modules: &[Module],
+    ) -> Result<Vec<Option<Arc<HttpGrant>>>, LoadFault> {
+        let mut vault = Vault::default();
+        let mut faults = Vec::new();
+        let mut granted = Vec::new();
+        for (_, step) in graph.steps() {
+            let Effective { grants, persistence, .. } = self.effective(&modules[step.module], step);
+            let keyed = if persistence.is_some() { Keyed::Yes } else { Keyed::No };
+            match grants.http_grant(step.name.as_ref(), keyed, self.connector, &mut vault) {
+                Ok(grant) => granted.push(grant.map(Arc::new)),
+                Err(found) => faults.extend(found),
+            }
+        }
+        if faults.is_empty() { Ok(granted) } else { Err(LoadFault::Secrets { faults }) }
+    }
+
     fn assemble(&self, graph: Graph, modules: Vec<Module>) -> Result<Generation, LoadFault> {
+        let mut http = self.http_grants(&graph, &modules)?.into_iter();
         let metered = self.metered_engine(&graph, &modules)?;
         let plain_pres: Vec<_> = modules.iter().map(|module| Arc::new(module.pre.clone())).collect();
         let mut metered_pres: Vec<Option<Arc<StepModulePre<Sandbox>>>> = vec![None; modules.len()];
@@ -376,7 +421,11 @@ impl Loading<'_> {
                 module: Arc::clone(&module.name),
                 pre,
                 limits,
-                given: Given { config: config.map(Arc::new), grants },
+                given: Given {
+                    config: config.map(Arc::new),
+                    grants,
+                    http: http.next().expect("one answer a step"),
+                },
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
                 keep,

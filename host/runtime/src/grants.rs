@@ -6,6 +6,7 @@ mod dir;
 mod pattern;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -14,7 +15,9 @@ pub use dir::{Access, DirGrant, DirGrantError};
 pub use pattern::{ModulePattern, NamePattern, PatternError};
 
 use crate::digest::Digest;
-use crate::http::{HostPattern, HttpRule, SecretName, SecretSource};
+use crate::http::{
+    Connector, HostPattern, HttpGrant, HttpRule, Keyed, Pool, Secret, SecretName, SecretSource, Vault,
+};
 
 /// What a step may touch beyond its inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,6 +142,45 @@ impl Grants {
         }
         lines.sort();
         lines
+    }
+
+    /// Returns what the step may do over HTTP, with the values of its secrets; none where it may do
+    /// nothing.
+    ///
+    /// # Errors
+    /// All secrets that cannot be used, in sentences without their values.
+    pub(crate) fn http_grant(
+        &self,
+        step: &str,
+        keyed: Keyed,
+        connector: &Arc<Connector>,
+        vault: &mut Vault,
+    ) -> Result<Option<HttpGrant>, Vec<String>> {
+        let Self { http: rules, secrets: granted, env: _, dirs: _, clock: _, random: _ } = self;
+        let mut secrets = Vec::new();
+        let mut faults = Vec::new();
+        for (name, SecretGrant { from, hosts }) in granted {
+            for host in
+                hosts.iter().flatten().filter(|host| !rules.iter().any(|rule| rule.host().overlaps(host)))
+            {
+                faults.push(format!("secret `{name}` of step `{step}` may go to `{host}`, which none of the step's `http` rules names"));
+            }
+            if rules.is_empty() {
+                faults.push(format!(
+                    "secret `{name}` of step `{step}` can go nowhere, because the step has no `http` rules"
+                ));
+            }
+            match vault.value(from) {
+                Ok(value) => secrets.push(Secret { name: name.clone(), value, hosts: hosts.clone() }),
+                Err(fault) => faults.push(format!("secret `{name}` of step `{step}` from `{from}`: {fault}")),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let (connector, pool) = (Arc::clone(connector), Arc::<Pool>::default());
+        let grant = HttpGrant { rules: rules.clone(), secrets, keyed, connector, pool };
+        Ok((!rules.is_empty()).then_some(grant))
     }
 }
 

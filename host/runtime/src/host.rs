@@ -19,6 +19,7 @@ use crate::execution::{Execution, OpenStore, Shared};
 use crate::execution_id::ExecutionId;
 use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
+use crate::http::{Connector, HttpOptionsError};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
@@ -47,6 +48,9 @@ pub enum BuildError {
     /// wasmtime does not run here.
     #[error("the WebAssembly engine cannot be made: {0}")]
     Engine(String),
+    /// Requests cannot be made as the options say.
+    #[error(transparent)]
+    Http(#[from] HttpOptionsError),
     /// A module, or the graph of them, is wrong.
     #[error(transparent)]
     Load(#[from] LoadErrors),
@@ -149,9 +153,15 @@ impl HostBuilder {
         let plain =
             Engine::new(Metering::Off, &options).map_err(|error| BuildError::Engine(format!("{error:#}")))?;
         let plain = Arc::new(plain);
+        let connector = Arc::new(Connector::new(options.http.clone())?);
         let compiling = compiling.unwrap_or_else(|| Box::new(|_| {}));
-        let loading =
-            Loading { options: &options, artifacts: &artifacts, plain: &plain, compiling: &*compiling };
+        let loading = Loading {
+            options: &options,
+            artifacts: &artifacts,
+            plain: &plain,
+            connector: &connector,
+            compiling: &*compiling,
+        };
         let generation = Arc::new(loading.generation(&modules).await?);
         let instances = Arc::new(Semaphore::new(options.max_instances));
         let most_helpers = options.lanes.saturating_sub(1);
@@ -163,6 +173,7 @@ impl HostBuilder {
             options,
             artifacts,
             plain,
+            connector,
             compiling,
             open_store,
             keeping: OnceCell::new(),
@@ -287,6 +298,7 @@ impl Host {
         if let Some(keeping) = self.0.keeping.get() {
             keeping.close().await;
         }
+        self.0.connector.close().await;
         drained
     }
 }

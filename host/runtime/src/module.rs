@@ -105,6 +105,12 @@ pub enum LoadFault {
         /// What the operator can do.
         how: &'static str,
     },
+    /// The secrets of steps cannot be used as they are granted.
+    #[error("secrets cannot be used: {}", faults.join("; "))]
+    Secrets {
+        /// What is wrong with which, in words that never hold a value.
+        faults: Vec<String>,
+    },
     /// The component wants something that nobody can give.
     #[error("module `{module}` imports `{import}`, which this host does not offer")]
     UnknownImport {
@@ -346,12 +352,7 @@ fn imports(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
 fn unknown(module: &Arc<str>, import: &str) -> Option<LoadFault> {
     let (module, name) = (Arc::clone(module), import.to_owned());
     match classify(import) {
-        Import::Open | Import::Circumstances | Import::Denied | Import::Config => None,
-        Import::Http => Some(LoadFault::NeedsGrant {
-            module,
-            import: name,
-            how: "this version of Docket cannot grant outgoing HTTP yet; remove the import",
-        }),
+        Import::Open | Import::Circumstances | Import::Denied | Import::Config | Import::Http => None,
         Import::Unknown => Some(LoadFault::UnknownImport { module, import: name }),
     }
 }

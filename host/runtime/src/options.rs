@@ -10,6 +10,9 @@ use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
 
 use crate::digest::Digest;
 use crate::grants::{self, GrantOptions, Grants, ModulePattern};
+use crate::http::{
+    DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_REQUESTS, HttpLimits, HttpOptions,
+};
 
 /// Wall-clock limit of one attempt. 30 s: longer than a step should take, shorter than the
 /// patience of a load balancer.
@@ -87,6 +90,8 @@ pub struct HostOptions {
     /// For how long an execution that kept results is remembered once it has ended;
     /// `Duration::MAX` is for ever. Default one week.
     pub retention: Duration,
+    /// How outgoing requests are made.
+    pub http: HttpOptions,
     /// What the embedder needs to make these options again when an execution is resumed elsewhere;
     /// kept with every execution that keeps results. Default nothing.
     pub settings: Option<String>,
@@ -106,6 +111,7 @@ impl Default for HostOptions {
             tenant: "default".to_owned(),
             lease: docket_store::LEASE,
             retention: DEFAULT_RETENTION,
+            http: HttpOptions::default(),
             settings: None,
         }
     }
@@ -148,6 +154,12 @@ pub struct StepOptions {
     /// Processor time of one attempt, looked at every [`TICK`](crate::TICK). Measured by the clock of
     /// the thread, so that it grows only while the guest or the host on its behalf computes.
     pub cpu: Option<Duration>,
+    /// Outgoing HTTP requests of one attempt.
+    pub http_requests: Option<u64>,
+    /// Bytes that one attempt sends and receives over HTTP.
+    pub http_bytes: Option<u64>,
+    /// Outgoing HTTP requests of one attempt under way at once.
+    pub http_concurrent: Option<u64>,
     /// A deterministic budget of executed instructions, in wasmtime's fuel units. A step with a
     /// budget runs on a second engine that counts, which costs a fifth of its speed.
     pub fuel: Option<u64>,
@@ -223,6 +235,12 @@ pub struct Caps {
     /// Fuel units. Default none; a cap holds for steps that set nothing too, which makes all run on
     /// the engine that counts.
     pub fuel: Option<u64>,
+    /// Default 10,000 requests of one attempt.
+    pub http_requests: u64,
+    /// In bytes. Default 1 GiB.
+    pub http_bytes: u64,
+    /// Default 100 requests at once.
+    pub http_concurrent: u64,
     /// Default 1,000 attempts, so that no module can keep a host busy for ever.
     pub max_attempts: NonZeroU32,
 }
@@ -240,6 +258,9 @@ impl Default for Caps {
             dir_bytes: 1 << 40,
             cpu: None,
             fuel: None,
+            http_requests: 10_000,
+            http_bytes: 1 << 30,
+            http_concurrent: 100,
             max_attempts: NonZeroU32::new(1000).expect("1000 is not zero"),
         }
     }
@@ -268,6 +289,8 @@ pub struct Limits {
     pub stack: u64,
     /// Processor time; none is not measured.
     pub cpu: Option<Duration>,
+    /// Outgoing HTTP.
+    pub http: HttpLimits,
     /// Fuel units; none is not counted.
     pub fuel: Option<u64>,
 }
@@ -313,6 +336,21 @@ impl HostOptions {
             ),
             output: size(own.output, defaults.output, DEFAULT_OUTPUT, caps.output),
             logs: size(own.logs, defaults.logs, DEFAULT_LOGS, caps.logs),
+            http: HttpLimits {
+                requests: size(
+                    own.http_requests,
+                    defaults.http_requests,
+                    DEFAULT_HTTP_REQUESTS,
+                    caps.http_requests,
+                ),
+                bytes: size(own.http_bytes, defaults.http_bytes, DEFAULT_HTTP_BYTES, caps.http_bytes),
+                concurrent: size(
+                    own.http_concurrent,
+                    defaults.http_concurrent,
+                    DEFAULT_HTTP_CONCURRENT,
+                    caps.http_concurrent,
+                ),
+            },
             log_lines: size(own.log_lines, defaults.log_lines, DEFAULT_LOG_LINES, caps.log_lines),
             open_files: size(own.open_files, defaults.open_files, DEFAULT_OPEN_FILES, caps.open_files),
             dir_bytes: size(own.dir_bytes, defaults.dir_bytes, DEFAULT_DIR_BYTES, caps.dir_bytes),
@@ -406,6 +444,7 @@ mod tests {
                 dir_bytes: DEFAULT_DIR_BYTES,
                 stack: DEFAULT_STACK,
                 cpu: None,
+                http: HttpLimits::default(),
                 fuel: None,
             },
             retry: Retry::once(),
@@ -456,7 +495,7 @@ mod tests {
 
     #[test]
     fn every_size_is_the_steps_or_the_hosts_and_never_above_its_cap() {
-        let sizes: [Size; 7] = [
+        let sizes: [Size; 10] = [
             (|own, n| own.memory = Some(n), |caps, n| caps.memory = n, |limits| limits.memory),
             (
                 |own, n| own.table_elements = Some(n),
@@ -468,6 +507,17 @@ mod tests {
             (|own, n| own.log_lines = Some(n), |caps, n| caps.log_lines = n, |limits| limits.log_lines),
             (|own, n| own.open_files = Some(n), |caps, n| caps.open_files = n, |limits| limits.open_files),
             (|own, n| own.dir_bytes = Some(n), |caps, n| caps.dir_bytes = n, |limits| limits.dir_bytes),
+            (
+                |own, n| own.http_requests = Some(n),
+                |caps, n| caps.http_requests = n,
+                |limits| limits.http.requests,
+            ),
+            (|own, n| own.http_bytes = Some(n), |caps, n| caps.http_bytes = n, |limits| limits.http.bytes),
+            (
+                |own, n| own.http_concurrent = Some(n),
+                |caps, n| caps.http_concurrent = n,
+                |limits| limits.http.concurrent,
+            ),
         ];
         for (set, cap, read) in sizes {
             let found = |own_size: Option<u64>, default: Option<u64>, most: u64| {
@@ -484,7 +534,7 @@ mod tests {
             assert_eq!(found(None, Some(20), 50), 20);
             assert_eq!(found(Some(60), Some(20), 50), 50);
             assert_eq!(found(None, Some(60), 50), 50);
-            assert_eq!(found(None, None, 50), 50, "the constant is bounded too");
+            assert_eq!(found(None, None, 5), 5, "the constant is bounded too");
         }
     }
 

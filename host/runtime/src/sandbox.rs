@@ -13,6 +13,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::bindings::filesystem::types;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_io::bindings::wasi::io::poll;
 
 use crate::bindings::config;
@@ -22,6 +23,7 @@ use crate::files::{Files, FilesView};
 use crate::grants::{Access, Circumstance, Grants};
 use crate::guest_clock::{ClockView, GuestClock};
 use crate::guest_log::{GuestLog, LineSink, Stream, Volume};
+use crate::http::{HttpAttempt, HttpGrant, HttpLimits, Noted};
 use crate::options::Limits;
 
 /// What a step's configuration is: keys and values, in the order of the keys.
@@ -36,6 +38,8 @@ const MOST_HANDLES: usize = 1 << 16;
 pub(crate) struct Given {
     pub(crate) config: Option<StepConfig>,
     pub(crate) grants: Arc<Grants>,
+    /// What of the grants is about HTTP, with the values of secrets.
+    pub(crate) http: Option<Arc<HttpGrant>>,
 }
 
 /// Everything one instance has from the host.
@@ -50,6 +54,8 @@ pub(crate) struct Sandbox {
     lines: LineSink,
     given: Given,
     files: Files,
+    /// Of a step with a grant; without one it is made when the guest first asks for HTTP, and refuses all.
+    http: Option<Box<HttpAttempt>>,
     /// What all the guest's randomness comes from.
     seed: [u8; 32],
     memory: Meter,
@@ -78,6 +84,7 @@ impl Sandbox {
             log: None,
             log_limit: Volume { bytes: limits.logs, lines: limits.log_lines },
             lines,
+            http: given.http.clone().map(|grant| Box::new(HttpAttempt::new(Some(grant), limits.http, seed))),
             given,
             seed,
             memory: Meter::new(limits.memory),
@@ -103,6 +110,11 @@ impl Sandbox {
     /// Returns what the guest has written, if it ever came to write.
     pub(crate) fn log(&self) -> Option<&GuestLog> {
         self.log.as_ref()
+    }
+
+    /// Returns what went wrong in the guest's use of HTTP, if it ever came to that.
+    pub(crate) fn http_noted(&self) -> Option<Noted> {
+        self.http.as_ref().map(|http| http.take_noted())
     }
 
     /// Opens the directories that were granted, if any were.
@@ -150,6 +162,10 @@ impl Sandbox {
         }
         for (name, value) in &grants.env {
             wasi.env(name, value);
+        }
+        // As programs commonly find their secrets, so that they need not know of placeholders.
+        for (name, placeholder) in self.http.iter().flat_map(|http| http.placeholders()) {
+            wasi.env(name, placeholder);
         }
         wasi
     }
@@ -214,11 +230,21 @@ impl WasiView for Sandbox {
     }
 }
 
+impl WasiHttpView for Sandbox {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let refusing = || Box::new(HttpAttempt::new(None, HttpLimits::default(), self.seed));
+        let HttpAttempt { context, hooks } = &mut **self.http.get_or_insert_with(refusing);
+        WasiHttpCtxView { hooks, table: &mut self.table, ctx: context }
+    }
+}
+
 /// Returns the linker of all guests: WASI preview 2, of which clocks, waiting, files and sockets are
-/// replaced by ours, and `wasi:config`. Who may import `wasi:config` is decided when a module is loaded.
+/// replaced by ours, `wasi:config` and `wasi:http`. Who may import those two is decided when a module is
+/// loaded.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     linker.allow_shadowing(true);
     wall_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     monotonic_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;

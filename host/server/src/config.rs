@@ -103,6 +103,9 @@ pub(crate) struct CapsConfig {
     pub(crate) open_files: Option<u64>,
     pub(crate) dir_bytes: Option<u64>,
     pub(crate) cpu: Option<Duration>,
+    pub(crate) http_requests: Option<u64>,
+    pub(crate) http_bytes: Option<u64>,
+    pub(crate) http_concurrent: Option<u64>,
     pub(crate) fuel: Option<u64>,
     pub(crate) table_elements: Option<u64>,
     pub(crate) max_attempts: Option<NonZeroU32>,
@@ -284,6 +287,9 @@ fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
         open_files: section.count("open-files"),
         dir_bytes: section.size("dir-bytes"),
         cpu: section.duration("cpu"),
+        http_requests: section.count("http-requests"),
+        http_bytes: section.size("http-bytes"),
+        http_concurrent: section.count("http-concurrent"),
         fuel: section.count("fuel"),
         retry: section.section("retry", retry).unwrap_or_default(),
         max_concurrency: section.count_u32("max-concurrency"),
@@ -352,7 +358,7 @@ fn code(text: &str) -> Result<Match, &'static str> {
 
 fn kind(text: &str) -> Result<Match, String> {
     use FailureClass::*;
-    const KINDS: [(&str, FailureClass); 18] = [
+    const KINDS: [(&str, FailureClass); 19] = [
         ("retryable", Retryable),
         ("permanent", Permanent),
         ("abort", Abort),
@@ -368,6 +374,7 @@ fn kind(text: &str) -> Result<Match, String> {
         ("logs", Logs),
         ("files", Files),
         ("grant", Grant),
+        ("http", Http),
         ("answer", Answer),
         ("store", Store),
         ("internal", Internal),
@@ -400,6 +407,9 @@ fn caps(section: &mut Section<'_, '_>, beside: &Path) -> (CapsConfig, Option<gra
         open_files: section.count("open-files"),
         dir_bytes: section.size("dir-bytes"),
         cpu: section.duration("cpu"),
+        http_requests: section.count("http-requests"),
+        http_bytes: section.size("http-bytes"),
+        http_concurrent: section.count("http-concurrent"),
         fuel: section.count("fuel"),
         table_elements: section.count("table-elements"),
         max_attempts: section.count_u32("max-attempts"),
@@ -454,7 +464,7 @@ mod tests {
             r#"
             run = { output = "a.B#c", input = ['{}', 'a.A=@in.json'], timeout = "1m" }
             defaults = { timeout = "5s", memory = "256MiB", output-size = "16 MiB", log-size = "1kB" }
-            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5, log-lines = 6, open-files = 7, dir-bytes = "8B", cpu = "9s", fuel = 10 }
+            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5, log-lines = 6, open-files = 7, dir-bytes = "8B", cpu = "9s", fuel = 10, http-requests = 11, http-bytes = "12B", http-concurrent = 13 }
             host = { max-instances = 6, max-stack = "2MiB" }
             store = { url = "sled:.docket", retention = "7d", lease = "10s" }
             [step.B]
@@ -490,12 +500,16 @@ mod tests {
             open_files,
             dir_bytes,
             cpu,
+            http_requests,
+            http_bytes,
+            http_concurrent,
             fuel,
             table_elements,
             max_attempts,
         } = config.caps;
         assert_eq!((log_lines, open_files, dir_bytes), (Some(6), Some(7), Some(8)));
         assert_eq!((cpu, fuel), (Some(Duration::from_secs(9)), Some(10)));
+        assert_eq!((http_requests, http_bytes, http_concurrent), (Some(11), Some(12), Some(13)));
         assert_eq!(config.max_stack, Some(2 << 20));
         assert_eq!((timeout, memory), (Some(Duration::from_secs(3600)), Some(1 << 30)));
         assert_eq!((output, logs, table_elements), (Some(2), Some(3), Some(4)));

@@ -87,6 +87,13 @@ pub(super) fn grants(
         for name in secrets.iter().flat_map(BTreeMap::keys) {
             ask(line, place.clone(), Asked::Secret(name.clone()));
         }
+        for name in secrets.iter().flat_map(BTreeMap::keys) {
+            if env.as_ref().is_some_and(|env| env.contains_key(name.as_str())) {
+                let text =
+                    format!("`{name}` is a secret too, whose placeholder stands in the variable of its name");
+                section.fault_at(section.line_of_key("env"), "env", &text);
+            }
+        }
         let place = section.full_name("dir");
         let dirs = dirs(section, around.beside);
         for (line, dir) in dirs.iter().flatten() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use docket_graph::{Arity, Growth, Jitter, Match, Persistence, Port, Retry, Scope, StepName};
 use docket_runtime::{
-    Effective, HostOptions, Inspection, Limits, LoadErrors, ModuleSource, OnStoreError, Purity,
+    Effective, HostOptions, HttpLimits, Inspection, Limits, LoadErrors, ModuleSource, OnStoreError, Purity,
 };
 use serde::Serialize;
 
@@ -89,6 +89,9 @@ struct PolicyView {
     open_files: u64,
     dir_bytes: u64,
     stack_bytes: u64,
+    http_requests: u64,
+    http_bytes: u64,
+    http_concurrent: u64,
     cpu_ms: Option<u64>,
     fuel: Option<u64>,
     max_concurrency: Option<u32>,
@@ -169,6 +172,7 @@ impl PolicyView {
             table_elements,
             output,
             logs,
+            http: HttpLimits { requests, bytes, concurrent },
             log_lines,
             open_files,
             dir_bytes,
@@ -186,6 +190,9 @@ impl PolicyView {
             open_files,
             dir_bytes,
             stack_bytes: stack,
+            http_requests: requests,
+            http_bytes: bytes,
+            http_concurrent: concurrent,
             cpu_ms: cpu.map(millis),
             fuel,
             max_concurrency: max_concurrency.map(u32::from),
@@ -279,6 +286,9 @@ fn policy(text: &mut String, policy: &PolicyView) {
         open_files,
         dir_bytes,
         stack_bytes,
+        http_requests,
+        http_bytes,
+        http_concurrent,
         cpu_ms,
         fuel,
         max_concurrency,
@@ -291,6 +301,8 @@ fn policy(text: &mut String, policy: &PolicyView) {
     add(text, format_args!("  output       {}\n", size(*output_bytes)));
     add(text, format_args!("  logs         {}, {log_lines} lines\n", size(*log_bytes)));
     add(text, format_args!("  files        {open_files} open at once, {} written\n", size(*dir_bytes)));
+    let http = format!("{http_requests} requests, {http_concurrent} at once, {}", size(*http_bytes));
+    add(text, format_args!("  http         {http}\n"));
     if let Some(cpu) = cpu_ms {
         add(text, format_args!("  cpu          {}\n", time(*cpu)));
     }
