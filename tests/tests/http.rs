@@ -379,7 +379,11 @@ async fn each_limit_ends_the_step_with_its_name_and_value() {
             format!("GET\t{}\tor-fail", url("/giant-header")),
             HttpLimit::Head(65_536),
         ),
-        (limited(None, None, None), format!("GET\t{}?{long}\tor-fail", url("/")), HttpLimit::Head(65_536)),
+        (
+            limited(None, None, None),
+            format!("GET\t{}\theader X-Long {long}\tor-fail", url("/")),
+            HttpLimit::Head(65_536),
+        ),
     ];
     for (setup, script, expected) in cases {
         let failure = fetch(&setup, &script).await.unwrap_err();
@@ -403,7 +407,7 @@ async fn an_attempt_that_ends_takes_its_connections_with_it() {
         let mut step = step(grants(&[format!("GET {}", web.url("/"))]));
         step.timeout = Some(Duration::from_millis(300));
         let setup = Setup::new(&["fetch"]).step("FetchProfile", step);
-        let failure = fetch(&setup, &format!("GET\t{}", web.url(path))).await.unwrap_err();
+        let failure = fetch(&setup, &format!("GET\t{}\tor-fail", web.url(path))).await.unwrap_err();
         let by_bytes = path == "/endless" && matches!(failure, StepFailure::Http { .. });
         assert!(matches!(failure, StepFailure::Timeout { .. }) || by_bytes, "{path}: {failure}");
         web.until_open(0).await;
