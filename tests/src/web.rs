@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
@@ -165,7 +165,8 @@ fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
 }
 
 /// Answers requests until the connection ends; `None` where it ended in the middle of something.
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, open: &Open) -> Option<()> {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, open: &Open) -> Option<()> {
+    let mut stream = BufStream::new(stream);
     loop {
         let head = head(&mut stream).await?;
         let path = head.split(' ').nth(1)?.to_owned();

@@ -77,6 +77,17 @@ impl Resolve for Names {
     }
 }
 
+/// Never answers.
+#[derive(Debug)]
+struct Stalled;
+
+#[async_trait]
+impl Resolve for Stalled {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        std::future::pending().await
+    }
+}
+
 fn names(answers: &[&[&str]]) -> HttpOptions {
     HttpOptions { resolver: Names::new(answers), ..HttpOptions::default() }
 }
@@ -260,6 +271,34 @@ async fn a_connection_is_used_again_by_its_step_and_by_no_other() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_idle_for_too_long_is_closed() {
+    let web = Web::start().await;
+    let idle_timeout = Duration::from_millis(300);
+    let setup = fetching(&[format!("GET {}", web.url("/"))])
+        .with(|options| options.http = HttpOptions { idle_timeout, ..HttpOptions::default() });
+    let host = setup.host().await;
+    for _ in 0..2 {
+        assert_eq!(run(&host, &format!("GET\t{}", web.url("/"))).await.unwrap(), ["200 hello"]);
+        web.until_open(1).await;
+        web.until_open(0).await;
+    }
+    // A host that is dropped and not shut down leaves none behind either.
+    let setup = setup.with(|options| options.http = HttpOptions::default());
+    assert_eq!(fetch(&setup, &format!("GET\t{}", web.url("/"))).await.unwrap(), ["200 hello"]);
+    web.until_open(0).await;
+}
+
+#[tokio::test]
+async fn of_many_addresses_the_first_that_answers_is_used() {
+    let web = Web::start().await;
+    let url = web.named("http", "api.example.test", "/");
+    let rules =
+        [url.clone(), web.url("/"), web.named("http", "127.0.0.2", "/")].map(|url| format!("GET {url}"));
+    let setup = fetching(&rules).with(|options| options.http = names(&[&["127.0.0.2", "127.0.0.1"]]));
+    assert_eq!(fetch(&setup, &format!("GET\t{url}")).await.unwrap(), ["200 hello"]);
+}
+
+#[tokio::test]
 async fn a_server_that_misbehaves_is_an_error_code_to_the_guest() {
     let web = Web::start().await;
     let setup = fetching(&[format!("* {}", web.url("/"))]);
@@ -280,6 +319,18 @@ async fn a_server_that_misbehaves_is_an_error_code_to_the_guest() {
     }
     // Only the connection of the last one is of any use.
     web.until_open(1).await;
+    let slow = [
+        (web.named("https", "127.0.0.1", "/"), HttpOptions::default()),
+        (
+            web.named("http", "api.example.test", "/"),
+            HttpOptions { resolver: Arc::new(Stalled), ..HttpOptions::default() },
+        ),
+    ];
+    for (url, http) in slow {
+        let setup = fetching(&[format!("GET {url}")]).with(|options| options.http = http);
+        let report = fetch(&setup, &format!("GET\t{url}\tconnect 200")).await;
+        assert_eq!(report.unwrap(), ["ErrorCode::ConnectionTimeout"], "{url}");
+    }
     let port = Web::start().await.address.port();
     let setup = fetching(&[format!("GET http://127.0.0.1:{port}/")]);
     let report = fetch(&setup, &format!("GET\thttp://127.0.0.1:{port}/")).await;
@@ -392,6 +443,9 @@ async fn each_limit_ends_the_step_with_its_name_and_value() {
         assert_eq!(failure.class(), FailureClass::Http);
         assert!(failure.to_string().starts_with(&expected.to_string()), "{failure}");
     }
+    // What is sent in many pieces is no answer of the step, whose limit is its own.
+    let script = format!("POST\t{}\tupload 20000000", url("/sized?10"));
+    assert_eq!(fetch(&limited(None, Some(40_000_000), None), &script).await.unwrap(), ["200 xxxxxxxxxx"]);
     // Whoever gets by with what it has, gets by; and answers that are held count as under way.
     let script = format!("GET\t{}\ttimes 2\nGET\t{}", url("/"), url("/"));
     assert_eq!(fetch(&limited(None, None, Some(2)), &script).await.unwrap(), ["200 hello"; 3]);
@@ -498,6 +552,7 @@ async fn a_secret_is_filled_in_in_headers_towards_its_hosts_and_nowhere_else() {
         format!("GET\t{}\theader X-Key {{{{secret:OTHER}}}}", web.url("/")),
         format!("GET\t{}?key={placeholder}", web.url("/")),
         format!("GET\t{}\theader Authorization {placeholder}", web.url("/trailers")),
+        format!("GET\t{}\theader Authorization other", web.url("/trailers")),
     ];
     let report = fetch(&setup, &script.join("\n")).await.unwrap();
     assert_eq!(report[0], placeholder, "programs find it in their environment");
@@ -506,7 +561,8 @@ async fn a_secret_is_filled_in_in_headers_towards_its_hosts_and_nowhere_else() {
     let denied = "ErrorCode::HttpRequestDenied";
     assert_eq!(report[3..6], [denied, denied, denied]);
     let seen = web.header("authorization");
-    assert_eq!(seen, [format!("Bearer {SECRET}"), "-".to_owned(), SECRET.to_owned()]);
+    assert_eq!(seen, [&format!("Bearer {SECRET}"), "-", SECRET, "other"]);
+    assert_eq!(report[6..], ["200 hi x-late=", "200 hi x-late=other"], "what comes back is emptied");
     let lines = [
         (3, "its secret `API_KEY` may not go to `localhost`; add the host to the secret's `hosts`"),
         (4, "it has no secret `OTHER`; add it to the `secrets` of its grants"),
@@ -595,6 +651,7 @@ async fn a_secret_is_written_nowhere() {
             &format!("{} {outcome:?} {:#?}", serde_json::to_string(&outcome.report).unwrap(), outcome.result);
     }
     assert_eq!(web.header("authorization"), [SECRET; 4]);
+    docket_tests::execute(&host, told(&format!("GET\thttp://other.test/v1\t{header}"))).await;
     let _ = host.shutdown(Duration::from_secs(5)).await;
     written += &setup.recorder.lines().join("\n");
     drop(setup);
@@ -606,7 +663,12 @@ async fn a_secret_is_written_nowhere() {
         }
     }
     // What is looked through is really what was written.
-    for seen in ["{{secret:API_KEY}}", "a request got no answer", "FetchProfile 1 started"] {
+    for seen in [
+        "{{secret:API_KEY}}",
+        "the step may not GET http://other.test/v1",
+        "a request got no answer",
+        "FetchProfile 1 started",
+    ] {
         assert!(written.contains(seen), "`{seen}` is not in it");
     }
     assert!(!written.contains(SECRET));
