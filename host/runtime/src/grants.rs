@@ -37,6 +37,12 @@ pub struct Grants {
 }
 
 /// Where a secret comes from, and where it may go.
+///
+/// A step never has the value: it writes `{{secret:NAME}}` into a header, which is also what it finds in
+/// its environment variable `NAME`, and the host puts the value there on the way out. Not in addresses or
+/// bodies, and not in what the step has encoded, such as the base64 of `Basic` authorisation: keep the
+/// encoded text as the secret. The hosts that get a secret could tell the step, and so could whoever listens
+/// where a rule says `http`; headers that send a value back are emptied, bodies are not looked into.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SecretGrant {
     /// Where its value comes from.

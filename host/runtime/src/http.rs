@@ -21,7 +21,8 @@ mod attempt;
 
 pub(crate) use attempt::HttpAttempt;
 pub(crate) use connect::Connector;
-pub use connect::{DEFAULT_HTTP_TIMEOUT, HttpOptions, HttpOptionsError, Resolve};
+pub use connect::{DEFAULT_HTTP_IDLE, DEFAULT_HTTP_TIMEOUT, HttpOptions, HttpOptionsError, Resolve};
+pub(crate) use fault::code;
 pub(crate) use grant::{HttpGrant, Keyed};
 pub(crate) use limits::Noted;
 pub use limits::{DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_REQUESTS, HttpLimit, HttpLimits};

@@ -57,9 +57,9 @@ pub use grants::{
 pub use guest_log::Stream;
 pub use host::{BuildError, Drained, Host, HostBuilder};
 pub use http::{
-    DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_REQUESTS, DEFAULT_HTTP_TIMEOUT, HostPattern,
-    HttpLimit, HttpLimits, HttpOptions, HttpOptionsError, HttpRule, HttpRuleError, Resolve, SecretError,
-    SecretName, SecretSource,
+    DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_IDLE, DEFAULT_HTTP_REQUESTS,
+    DEFAULT_HTTP_TIMEOUT, HostPattern, HttpLimit, HttpLimits, HttpOptions, HttpOptionsError, HttpRule,
+    HttpRuleError, Resolve, SecretError, SecretName, SecretSource,
 };
 pub use inspection::Inspection;
 pub use module::{LoadFault, ModuleSource};

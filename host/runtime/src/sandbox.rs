@@ -7,12 +7,14 @@ use std::sync::Arc;
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::SeedableRng as _;
 use sha2::{Digest as _, Sha256};
-use wasmtime::ResourceLimiter;
-use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::{ResourceLimiter, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
+use wasmtime_wasi::p2::IoError;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::bindings::filesystem::types;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_io::bindings::wasi::io::poll;
 
@@ -23,7 +25,7 @@ use crate::files::{Files, FilesView};
 use crate::grants::{Access, Circumstance, Grants};
 use crate::guest_clock::{ClockView, GuestClock};
 use crate::guest_log::{GuestLog, LineSink, Stream, Volume};
-use crate::http::{HttpAttempt, HttpGrant, HttpLimits, Noted};
+use crate::http::{self, HttpAttempt, HttpGrant, HttpLimits, Noted};
 use crate::options::Limits;
 
 /// What a step's configuration is: keys and values, in the order of the keys.
@@ -251,9 +253,21 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandb
     poll::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     types::add_to_linker::<Sandbox, Files>(&mut linker, files_view)?;
     denied::add_to_linker(&mut linker)?;
+    linker.instance(HTTP_TYPES)?.func_wrap("http-error-code", http_error_code)?;
     linker.allow_shadowing(false);
     config::store::add_to_linker::<Sandbox, HasConfig>(&mut linker, config_view)?;
     Ok(linker)
+}
+
+/// The interface as wasmtime-wasi-http names it; guests with another 0.2 find it too.
+const HTTP_TYPES: &str = "wasi:http/types@0.2.12";
+
+/// `http-error-code`: why the reading of a body failed.
+fn http_error_code(
+    store: StoreContextMut<'_, Sandbox>,
+    (error,): (Resource<IoError>,),
+) -> wasmtime::Result<(Option<ErrorCode>,)> {
+    Ok((http::code(store.data().table.get(&error)?),))
 }
 
 fn clock_view(sandbox: &mut Sandbox) -> ClockView<'_> {

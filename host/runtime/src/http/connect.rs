@@ -29,6 +29,9 @@ use crate::clock;
 /// long as a step has by default; what a guest asks for counts where it is shorter.
 pub const DEFAULT_HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection may be idle before it is closed. 20 s: shorter than most servers wait.
+pub const DEFAULT_HTTP_IDLE: Duration = Duration::from_secs(20);
+
 /// How outgoing requests are made. Construct with `HttpOptions::default()` and change fields.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
@@ -42,6 +45,8 @@ pub struct HttpOptions {
     pub first_byte_timeout: Duration,
     /// The most time between two pieces of an answer.
     pub between_bytes_timeout: Duration,
+    /// How long a connection may be idle before it is closed.
+    pub idle_timeout: Duration,
 }
 
 impl Default for HttpOptions {
@@ -52,6 +57,7 @@ impl Default for HttpOptions {
             connect_timeout: DEFAULT_HTTP_TIMEOUT,
             first_byte_timeout: DEFAULT_HTTP_TIMEOUT,
             between_bytes_timeout: DEFAULT_HTTP_TIMEOUT,
+            idle_timeout: DEFAULT_HTTP_IDLE,
         }
     }
 }
@@ -94,7 +100,8 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// Makes connections for all steps of a host, and ends them with it.
+/// Makes connections for all steps of a host, and ends them with it. The steps have TLS sessions in common,
+/// by which a server may know the host again, and nothing of a step.
 pub(crate) struct Connector {
     tls: TlsConnector,
     pub(crate) options: HttpOptions,

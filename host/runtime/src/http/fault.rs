@@ -4,6 +4,7 @@
 use std::error::Error as _;
 
 use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
 use super::connect::ConnectFault;
 use super::limits::{HttpLimit, LONGEST_HEAD, Meter};
@@ -44,4 +45,21 @@ pub(crate) fn of_sending(error: &hyper::Error, meter: &Meter) -> Error {
 /// Returns the code for an answer that broke off.
 pub(crate) fn of_body(error: &hyper::Error) -> Error {
     if error.is_parse() { Error::HttpProtocolError } else { Error::HttpResponseIncomplete }
+}
+
+/// Returns the code for an error that a guest met while it read a body; none where it has another cause.
+///
+/// wasmtime-wasi-http 48 looks for a code where it has put one of its own errors, and finds none.
+pub(crate) fn code(error: &wasmtime::Error) -> Option<ErrorCode> {
+    if let Some(code) = error.downcast_ref::<ErrorCode>() {
+        return Some(code.clone());
+    }
+    error.downcast_ref::<Error>().map(|error| match error {
+        Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::HttpProtocolError => ErrorCode::HttpProtocolError,
+        Error::HttpResponseBodySize(size) => ErrorCode::HttpResponseBodySize(*size),
+        Error::HttpResponseIncomplete => ErrorCode::HttpResponseIncomplete,
+        // No other comes out of a body.
+        _ => ErrorCode::InternalError(None),
+    })
 }

@@ -10,9 +10,6 @@ use super::target::{Scheme, Target};
 use crate::clock;
 use url::Host;
 
-/// How long a connection may be idle. 20 s: shorter than most servers wait.
-const LONGEST_IDLE: Duration = Duration::from_secs(20);
-
 /// The most idle connections of one step: as many as one attempt may use at once.
 const MOST_IDLE: usize = 16;
 
@@ -66,15 +63,16 @@ impl Pool {
         idle.connections.push((clock::now(), peer, connection));
         if !std::mem::replace(&mut idle.watched, true) {
             let (pool, closing) = (Arc::downgrade(self), connector.closing.clone());
-            connector.tasks.spawn(closing.run_until_cancelled_owned(watch(pool)));
+            let watching = watch(pool, connector.options.idle_timeout);
+            connector.tasks.spawn(closing.run_until_cancelled_owned(watching));
         }
     }
 
     /// Ends what has been idle for too long. Returns when to look again; never, where nothing is left.
-    fn expire(&self) -> Option<Instant> {
+    fn expire(&self, longest: Duration) -> Option<Instant> {
         let mut idle = self.lock();
         let now = clock::now();
-        let ends = |since: Instant| clock::deadline(since, LONGEST_IDLE);
+        let ends = |since: Instant| clock::deadline(since, longest);
         idle.connections.retain(|(since, _, connection)| {
             !connection.sender.is_closed() && ends(*since).is_none_or(|end| end > now)
         });
@@ -89,8 +87,8 @@ impl Pool {
 }
 
 /// Ends idle connections until none is left.
-async fn watch(pool: Weak<Pool>) {
-    while let Some(next) = pool.upgrade().and_then(|pool| pool.expire()) {
+async fn watch(pool: Weak<Pool>, longest: Duration) {
+    while let Some(next) = pool.upgrade().and_then(|pool| pool.expire(longest)) {
         clock::sleep_until(Some(next)).await;
     }
 }
