@@ -440,3 +440,66 @@ async fn a_module_is_granted_by_its_name_for_all_its_steps() {
     let host = host_with(&["look_around"], options).await.unwrap();
     assert!(told(&host, "").await.unwrap().starts_with("env={\"REGION\": \"digest\"}"));
 }
+
+#[test]
+fn the_page_about_the_sandbox_has_the_numbers_of_the_code() {
+    use docket_graph::Policy;
+    use docket_runtime::{Caps, DEFAULT_STACK, Digest, LEAST_STACK, MOST_STACK, TICK};
+    let page = std::fs::read_to_string(docket_tests::repository().join("docs/sandbox.md")).unwrap();
+    let host = HostOptions::default();
+    let limits = host.effective(("a.wasm", &Digest::of(b"")), "A", &Policy::default()).limits;
+    let Caps {
+        timeout,
+        memory,
+        table_elements,
+        output,
+        logs,
+        log_lines,
+        open_files,
+        dir_bytes,
+        cpu,
+        fuel,
+        http_requests,
+        http_bytes,
+        http_concurrent,
+        max_attempts: _,
+    } = host.caps;
+    let time = |time: Duration| match time.as_secs() {
+        hours if hours % 3600 == 0 => format!("{}h", hours / 3600),
+        seconds => format!("{seconds}s"),
+    };
+    let size = |bytes: u64| {
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let (unit, shift) = units.into_iter().find(|(_, shift)| bytes >= 1 << shift).unwrap();
+        format!("{} {unit}", bytes >> shift)
+    };
+    let none = || "none".to_owned();
+    let count = |number: u64| number.to_string();
+    assert_eq!((limits.cpu, cpu, limits.fuel, fuel), (None, None, None, None));
+    let rows = [
+        ("timeout", time(limits.timeout), time(timeout)),
+        ("cpu", none(), none()),
+        ("fuel", none(), none()),
+        ("memory", size(limits.memory), size(memory)),
+        ("table-elements", count(limits.table_elements), count(table_elements)),
+        ("output-size", size(limits.output), size(output)),
+        ("log-size", size(limits.logs), size(logs)),
+        ("log-lines", count(limits.log_lines), count(log_lines)),
+        ("open-files", count(limits.open_files), count(open_files)),
+        ("dir-bytes", size(limits.dir_bytes), size(dir_bytes)),
+        ("http-requests", count(limits.http.requests), count(http_requests)),
+        ("http-bytes", size(limits.http.bytes), size(http_bytes)),
+        ("http-concurrent", count(limits.http.concurrent), count(http_concurrent)),
+    ];
+    let found: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(found.len(), rows.len());
+    for ((name, default, cap), line) in rows.into_iter().zip(found) {
+        let row = format!("| `{name}` | {default} | {cap} | ");
+        assert!(line.starts_with(&row), "{row}: {line}");
+    }
+    let [default, least, most] = [DEFAULT_STACK, LEAST_STACK, MOST_STACK].map(size);
+    assert!(page.contains(&format!("`max-stack` ({default}; {least} to {most})")));
+    assert!(page.contains(&format!("looked at every {} ms", TICK.as_millis())));
+    // The numbers that stand in words elsewhere: of one component, and of its handles.
+    assert!(page.contains("at most 64 core instances, 4 memories and 64 tables in one component"));
+}

@@ -25,11 +25,15 @@ const SECRET: &str = "hunter2-correct-horse";
 
 fn grants(rules: &[String]) -> Grants {
     let http = rules.iter().map(|rule| rule.parse().unwrap_or_else(|error| panic!("{error}"))).collect();
-    Grants { http, secrets: BTreeMap::new() }
+    Grants { http, secrets: BTreeMap::new(), ..Grants::default() }
 }
 
 fn step(grants: Grants) -> StepOptions {
-    StepOptions { grants: Some(grants.into()), timeout: Some(Duration::from_secs(20)), ..StepOptions::default() }
+    StepOptions {
+        grants: Some(grants.into()),
+        timeout: Some(Duration::from_secs(20)),
+        ..StepOptions::default()
+    }
 }
 
 /// The guest that fetches, with these rules.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, Graph, Plan, Port, Source, StepName};
+use docket_graph::{Arity, Graph, Plan, Port, Scope, Source, StepId, StepName};
 use docket_runtime::{ExecutionId, Forecast, Generation, Host, Purity, Request};
 use serde::Serialize;
 
@@ -86,6 +86,17 @@ async fn states(
 
 /// Why a step runs whose results are not kept.
 const NOT_KEPT: &str = "its results are not kept";
+
+/// Returns what to say of a step that reaches outside once, for everybody and for ever: what it found
+/// there then is what it says it finds there now. It may be meant like this.
+pub(super) fn lasting(generation: &Generation, step: StepId) -> Option<String> {
+    let kept = generation.persistence(step)?;
+    let lasting = kept.scope == Scope::Global && kept.ttl.is_none();
+    let name = &generation.graph().step(step).name;
+    (lasting && generation.purity(step).0 == Purity::Effects).then(|| {
+        format!("the results of `{name}`, which has effects, are kept for all executions, for ever; set a `ttl` if what it reaches may change")
+    })
+}
 
 #[derive(Serialize)]
 struct PlanView<'a> {
@@ -179,6 +190,7 @@ fn text(generation: &Generation, asked: &Asked, states: &[State]) -> String {
         let name = &graph.step(id).name;
         (purity == Purity::Effects)
             .then(|| format!("{name} has effects: {}\n", harmless(&because_of.join(", "))))
+            .map(|line| line + &lasting(generation, id).map(|warning| warning + "\n").unwrap_or_default())
     });
     let effects: String = effects.collect();
     let effects = if effects.is_empty() { effects } else { format!("\n{effects}") };
