@@ -425,6 +425,13 @@ async fn a_component_of_too_many_parts_is_refused_with_the_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_defaults_grant_nothing() {
+    let defaults = StepOptions { grants: Some(GrantOptions::default()), ..StepOptions::default() };
+    let error = host_with(&["good"], HostOptions { defaults, ..options() }).await.err().unwrap();
+    assert!(matches!(error, BuildError::DefaultGrants), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_is_granted_by_its_name_for_all_its_steps() {
     let env = |value: &str| {
         let env = BTreeMap::from([("REGION".to_owned(), value.to_owned())]);

@@ -167,9 +167,10 @@ async fn a_module_that_imports_http_needs_a_grant_for_one_of_its_steps() {
     assert!(found[0].starts_with("module `fetch.wasm` imports `wasi:http/"), "{found:?}");
     assert!(found[0].contains("needs a grant: set `http` in the grants of one of its steps"), "{found:?}");
     assert_eq!(faults(fetching(&["GET http://a.test/".into()])).await, [""; 0]);
-    let defaults =
-        Setup::new(&[]).with(|options| options.defaults = step(grants(&["http://a.test/".into()])));
-    assert_eq!(faults(defaults).await, [""; 0]);
+    let by_module = Setup::new(&[]).with(|options| {
+        options.modules = vec![("fetch.*".parse().unwrap(), grants(&["http://a.test/".into()]).into())];
+    });
+    assert_eq!(faults(by_module).await, [""; 0]);
 }
 
 #[tokio::test]
