@@ -12,6 +12,7 @@ pub use meddled::{Meddled, StoreCall, unavailable};
 pub mod fuzzed;
 pub mod program;
 pub mod stores;
+pub mod web;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

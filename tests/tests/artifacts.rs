@@ -49,7 +49,8 @@ async fn a_module_is_compiled_and_described_at_its_first_start_only() {
     assert_eq!(start(place()).await, BOTH);
     assert_eq!((files(dir.path(), ".cwasm").len(), files(dir.path(), ".json").len()), (2, 2));
     assert_eq!(start(place()).await, [""; 0]);
-    assert_eq!(files(dir.path(), "").len(), 4, "nothing else was written");
+    assert_eq!((files(dir.path(), ".seal").len(), files(dir.path(), "key").len()), (4, 1));
+    assert_eq!(files(dir.path(), "").len(), 9, "nothing else was written");
     for artifact in files(dir.path(), ".cwasm") {
         fs::remove_file(artifact).unwrap();
     }
@@ -61,8 +62,11 @@ async fn a_host_starts_over_damaged_files_and_mends_them() {
     let dir = tempfile::tempdir().unwrap();
     let place = || Artifacts::Dir(dir.path().to_owned());
     start(place()).await;
-    let mut whole: Vec<_> =
-        files(dir.path(), "").into_iter().map(|file| (fs::read(&file).unwrap(), file)).collect();
+    let mut whole: Vec<_> = files(dir.path(), "")
+        .into_iter()
+        .filter(|file| !file.ends_with("key"))
+        .map(|file| (fs::read(&file).unwrap(), file))
+        .collect();
     whole.sort();
     for (bytes, file) in &whole {
         fs::write(file, &bytes[..bytes.len() / 3]).unwrap();
@@ -71,6 +75,22 @@ async fn a_host_starts_over_damaged_files_and_mends_them() {
     for (bytes, file) in whole {
         assert!(fs::read(&file).unwrap() == bytes, "{}", file.display());
     }
+}
+
+#[tokio::test]
+async fn an_artifact_that_was_put_in_the_place_of_another_is_compiled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = || Artifacts::Dir(dir.path().to_owned());
+    start(place()).await;
+    let artifacts = files(dir.path(), ".cwasm");
+    let [one, other] = &artifacts[..] else { panic!("{artifacts:?}") };
+    let good = fs::read(one).unwrap();
+    // A sound artifact of a sound module, with its own seal, in the place of another's.
+    fs::copy(other, one).unwrap();
+    let seal = |file: &PathBuf| file.with_added_extension("seal");
+    fs::copy(seal(other), seal(one)).unwrap();
+    assert_eq!(start(place()).await, [""; 0], "it is there, so that nothing is announced");
+    assert!(fs::read(one).unwrap() == good, "and it is replaced");
 }
 
 #[tokio::test]

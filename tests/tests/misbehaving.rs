@@ -41,7 +41,7 @@ async fn each_way_to_fail_while_running_has_a_named_error() {
         ("spin", FailureClass::Timeout, "timed out after 300 ms"),
         ("sleep_past_timeout", FailureClass::Timeout, "timed out after 200 ms"),
         ("allocate", FailureClass::Memory, "needs more memory than its limit of 33554432 bytes"),
-        ("recurse", FailureClass::Trap, "trapped: wasm trap: call stack exhausted"),
+        ("recurse", FailureClass::Stack, "needs more stack than the host's limit of 1048576 bytes"),
         (
             "panic",
             FailureClass::Trap,

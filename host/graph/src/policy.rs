@@ -89,8 +89,12 @@ pub enum FailureClass {
     Abort,
     /// The attempt took longer than its limit.
     Timeout,
+    /// The guest computed for longer than it may.
+    Cpu,
     /// The guest trapped.
     Trap,
+    /// The guest called itself more deeply than its stack allows.
+    Stack,
     /// The guest called exit.
     Exit,
     /// The guest used up its fuel.
@@ -103,6 +107,12 @@ pub enum FailureClass {
     Output,
     /// The guest wrote more to its standard output or error than allowed.
     Logs,
+    /// The guest held more files open, or wrote more into directories, than allowed.
+    Files,
+    /// The guest used what nobody granted it, or what was granted could not be given.
+    Grant,
+    /// The guest asked for more HTTP than it may have.
+    Http,
     /// The answer is not what was declared: the wrong arity, or bytes that are not the message.
     Answer,
     /// The store could not be read or written.
@@ -119,13 +129,18 @@ impl FailureClass {
             Self::Retryable | Self::Timeout | Self::Store => true,
             Self::Permanent
             | Self::Abort
+            | Self::Cpu
             | Self::Trap
+            | Self::Stack
             | Self::Exit
             | Self::Fuel
             | Self::Memory
             | Self::Table
             | Self::Output
             | Self::Logs
+            | Self::Files
+            | Self::Grant
+            | Self::Http
             | Self::Answer
             | Self::Internal => false,
         }
@@ -297,8 +312,8 @@ mod tests {
     fn only_retryable_failures_timeouts_and_the_stores_are_tried_again_unless_reclassified() {
         use FailureClass::*;
         let all = [
-            Retryable, Permanent, Abort, Timeout, Trap, Exit, Fuel, Memory, Table, Output, Logs, Answer,
-            Store, Internal,
+            Retryable, Permanent, Abort, Timeout, Cpu, Trap, Stack, Exit, Fuel, Memory, Table, Output, Logs,
+            Files, Grant, Http, Answer, Store, Internal,
         ];
         let retried = |rules: &Reclassify| {
             all.iter().copied().filter(|c| rules.is_retried(*c, None)).collect::<Vec<_>>()

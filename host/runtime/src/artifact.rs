@@ -1,9 +1,11 @@
 //! Owns compiled modules on disk, and what each module declared, by the module's digest. The only
 //! file with `unsafe`: wasmtime trusts the artifacts that it maps, so this file decides which.
 
-use std::fs::{self, File};
+mod place;
+mod seal;
+
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use docket_graph::RawModule;
@@ -12,9 +14,11 @@ use wasmtime::component::Component;
 
 use crate::digest::Digest;
 use crate::options::Artifacts;
+use place::make_private;
+use seal::Sealer;
 
 /// The version of the layout below the directory; a change of what a file holds makes a new one.
-const LAYOUT: &str = "v1";
+const LAYOUT: &str = "v2";
 
 /// Why the directory of artifacts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,14 +52,15 @@ pub enum ArtifactError {
 /// Compiled modules by digest. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ArtifactStore {
-    dir: Option<PathBuf>,
+    /// The directory, and what seals the files in it.
+    kept: Option<(PathBuf, Sealer)>,
 }
 
 impl ArtifactStore {
     /// Opens the store, and makes its directory for the owner alone.
     pub(crate) fn open(place: &Artifacts) -> Result<Self, ArtifactError> {
         let dir = match place {
-            Artifacts::Nowhere => return Ok(Self { dir: None }),
+            Artifacts::Nowhere => return Ok(Self { kept: None }),
             Artifacts::Dir(dir) => dir.clone(),
             Artifacts::UserCache => etcetera::choose_base_strategy()
                 .map_err(|_| ArtifactError::NoHome)?
@@ -71,7 +76,11 @@ impl ArtifactStore {
                 return Err(ArtifactError::NotPrivate { path: path.clone(), mode, owner });
             }
         }
-        Ok(Self { dir: Some(layout) })
+        let sealer = Sealer::open(&layout);
+        match sealer {
+            Ok(sealer) => Ok(Self { kept: Some((layout, sealer)) }),
+            Err(source) => Err(ArtifactError::Io { path: layout, source }),
+        }
     }
 
     /// Returns the component, compiled before or now.
@@ -84,9 +93,11 @@ impl ArtifactStore {
         digest: &Digest,
         wasm: &[u8],
     ) -> wasmtime::Result<Component> {
-        let Some(path) = self.path(engine, digest) else { return Component::new(engine, wasm) };
+        let (Some(path), Some((_, sealer))) = (self.path(engine, digest), &self.kept) else {
+            return Component::new(engine, wasm);
+        };
         if path.exists() {
-            match load(engine, &path) {
+            match load(engine, sealer, &path) {
                 Ok(component) => return Ok(component),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), "compiling again, the kept artifact does not load: {error:#}")
@@ -94,8 +105,8 @@ impl ArtifactStore {
             }
         }
         let artifact = engine.precompile_component(wasm)?;
-        match write_whole(&path, &artifact) {
-            Ok(()) => load(engine, &path),
+        match sealer.write(&path, &artifact) {
+            Ok(()) => load(engine, sealer, &path),
             Err(error) => {
                 tracing::warn!(path = %path.display(), "compiled, but not kept for the next start: {error}");
                 // SAFETY: the bytes are what `precompile_component` of this very engine returned.
@@ -114,16 +125,17 @@ impl ArtifactStore {
 
     /// Returns what the module of this digest said of itself when it was first loaded.
     pub(crate) fn declared(&self, digest: &Digest) -> Option<RawModule> {
-        let bytes = fs::read(self.dir.as_ref()?.join(format!("{digest}.json"))).ok()?;
+        let (dir, sealer) = self.kept.as_ref()?;
+        let bytes = sealer.read(&dir.join(format!("{digest}.json"))).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
     /// Keeps what the module of this digest said of itself.
     pub(crate) fn keep_declared(&self, digest: &Digest, declared: &RawModule) {
-        let Some(dir) = &self.dir else { return };
+        let Some((dir, sealer)) = &self.kept else { return };
         let kept = serde_json::to_vec(declared)
             .map_err(io::Error::from)
-            .and_then(|bytes| write_whole(&dir.join(format!("{digest}.json")), &bytes));
+            .and_then(|bytes| sealer.write(&dir.join(format!("{digest}.json")), &bytes));
         if let Err(error) = kept {
             tracing::warn!(%digest, "the module's declaration is not kept for the next start: {error}");
         }
@@ -133,72 +145,27 @@ impl ArtifactStore {
     fn path(&self, engine: &wasmtime::Engine, digest: &Digest) -> Option<PathBuf> {
         let mut settings = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut settings);
-        let dir = self.dir.as_ref()?.join(format!("{:016x}", settings.finish()));
+        let dir = self.kept.as_ref()?.0.join(format!("{:016x}", settings.finish()));
         Some(dir.join(format!("{digest}.cwasm")))
     }
 }
 
 #[expect(unsafe_code, reason = "mapping an artifact is what this file is for")]
-fn load(engine: &wasmtime::Engine, path: &Path) -> wasmtime::Result<Component> {
+fn load(engine: &wasmtime::Engine, sealer: &Sealer, path: &Path) -> wasmtime::Result<Component> {
+    sealer.read(path)?;
     // SAFETY: the file lies in a directory that only this user can write to (checked when the store
-    // was opened) and was put there whole, by rename, from the output of `precompile_component`.
-    // Wasmtime itself refuses an artifact of another version or of other settings.
+    // was opened) and was put there whole, by rename, from the output of `precompile_component`: its
+    // seal, which was looked at just now, says so. Wasmtime itself refuses an artifact of another
+    // version or of other settings.
     unsafe { Component::deserialize_file(engine, path) }
-}
-
-/// Returns `Ok(Ok)` for a directory that this user alone can write to, after making it where it
-/// did not exist; `Ok(Err)` with mode and owner for any other.
-#[cfg(unix)]
-fn make_private(dir: &Path) -> io::Result<Result<(), (u32, u32)>> {
-    use std::os::unix::fs::MetadataExt as _;
-    make_dir(dir)?;
-    let found = fs::metadata(dir)?;
-    let me = fs::metadata("/proc/self").map_or(found.uid(), |process| process.uid());
-    let (mode, owner) = (found.mode() & 0o777, found.uid());
-    Ok(if mode & 0o022 != 0 || owner != me { Err((mode, owner)) } else { Ok(()) })
-}
-
-#[cfg(not(unix))]
-fn make_private(dir: &Path) -> io::Result<Result<(), (u32, u32)>> {
-    make_dir(dir).map(Ok)
-}
-
-/// Makes the directory where it does not exist, for the owner alone whatever the umask says.
-fn make_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(dir)
-}
-
-/// Makes a file that does not exist yet, for the owner alone whatever the umask says.
-fn make_file(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.write(true).create_new(true).open(path)
-}
-
-/// Writes the file so that whoever opens it finds all of it, or nothing.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().expect("artifacts lie in a directory");
-    make_dir(dir)?;
-    let name = path.file_name().expect("artifacts have names").to_string_lossy();
-    let unfinished = dir.join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
-    let written = make_file(&unfinished)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&unfinished, path));
-    if written.is_err() {
-        // The first error is the one to report; a file that could not be made need not be removed.
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
 }
 
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+
+    use std::fs;
 
     use super::*;
 
@@ -212,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_others_can_write_to_is_refused_by_name() {
-        for (inner, mode) in [("", 0o777), ("", 0o775), ("", 0o702), ("v1", 0o777), ("v1", 0o720)] {
+        for (inner, mode) in [("", 0o777), ("", 0o775), ("", 0o702), ("v2", 0o777), ("v2", 0o720)] {
             let dir = tempfile::tempdir().unwrap();
             let open = || ArtifactStore::open(&Artifacts::Dir(dir.path().to_owned()));
             open().unwrap();
@@ -277,7 +244,7 @@ mod tests {
             assert!(fs::read(&file).unwrap() == whole, "{} bytes were left", damaged.len());
         }
         let left = fs::read_dir(file.parent().unwrap()).unwrap().count();
-        assert_eq!(left, 1, "no unfinished file is left");
+        assert_eq!(left, 2, "no unfinished file is left beside it and its seal");
     }
 
     #[test]
@@ -296,7 +263,7 @@ mod tests {
         assert!(store.declared(&digest).is_none());
         store.keep_declared(&digest, &RawModule { steps: Vec::new(), descriptors: vec![1, 2, 3] });
         assert_eq!(store.declared(&digest).unwrap().descriptors, [1, 2, 3]);
-        let file = store.dir.as_ref().unwrap().join(format!("{digest}.json"));
+        let file = store.kept.as_ref().unwrap().0.join(format!("{digest}.json"));
         fs::write(file, "{\"steps\":[").unwrap();
         assert!(store.declared(&digest).is_none());
     }

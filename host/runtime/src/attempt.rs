@@ -33,7 +33,7 @@ pub(crate) async fn attempt(
     let call = Call {
         pre: &code.pre,
         limits: &code.limits,
-        config: code.config.clone(),
+        given: code.given.clone(),
         invocation: Invocation {
             step: code.name.as_ref(),
             execution_id: run.id.as_str(),

@@ -13,12 +13,18 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
 use crate::bindings::{StepModulePre, raw_module, wit};
-use crate::clock;
+use crate::clock::{self, ProcessorTime};
+use crate::denied::Denied;
 use crate::digest::Digest;
 use crate::failure::{AnswerFault, StepFailure};
-use crate::guest_log::{GuestLog, LineSink};
-use crate::options::{DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_TABLE_ELEMENTS, Limits};
-use crate::sandbox::{Sandbox, StepConfig};
+use crate::files::TooMuch;
+use crate::guest_log::{Exceeded, GuestLog, LineSink};
+use crate::http::{HttpLimits, Noted};
+use crate::options::{
+    DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES, DEFAULT_OUTPUT,
+    DEFAULT_TABLE_ELEMENTS, Limits,
+};
+use crate::sandbox::{Given, Sandbox};
 use crate::value::{Payload, Value};
 
 /// The time a module has to describe itself: building a few records. The heaviest language
@@ -42,7 +48,7 @@ const POOL_FULL_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) struct Call<'a> {
     pub(crate) pre: &'a StepModulePre<Sandbox>,
     pub(crate) limits: &'a Limits,
-    pub(crate) config: Option<StepConfig>,
+    pub(crate) given: Given,
     pub(crate) invocation: Invocation<'a>,
     pub(crate) inputs: &'a [(Arc<Value>, Arity)],
     pub(crate) output: (&'a Schema, Arity, Form),
@@ -105,14 +111,14 @@ pub struct Usage {
 /// # Cancel safety
 /// A dropped call drops its instance; nothing of it runs on.
 pub(crate) async fn run(call: Call<'_>) -> Called {
-    let Call { pre, limits, config, invocation, inputs, output, lines, began } = call;
+    let Call { pre, limits, given, invocation, inputs, output, lines, began } = call;
     let lists: Vec<Vec<&[u8]>> = inputs
         .iter()
         .filter(|(_, arity)| *arity == Arity::Many)
         .map(|(value, _)| value.payloads().iter().map(|payload| &payload.bytes()[..]).collect())
         .collect();
     let mut lists = lists.iter();
-    let given: Vec<wit::ValueParam<'_>> = inputs
+    let values: Vec<wit::ValueParam<'_>> = inputs
         .iter()
         .map(|(value, arity)| match (arity, value.payloads()) {
             (Arity::One, [payload]) => wit::ValueParam::One(payload.bytes()),
@@ -126,15 +132,18 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
 
     let deadline = clock::deadline(began, limits.timeout);
     let (answer, store, ended) = loop {
-        let sandbox = Sandbox::new(limits, started_at_ms, key, config.clone(), lines.clone());
-        let mut store = new_store(pre.engine(), sandbox, limits);
+        let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.clone(), lines.clone());
+        let opened = sandbox.open_dirs();
+        let processor = Arc::new(ProcessorTime::default());
+        let mut store = new_store(pre.engine(), sandbox, limits, &processor);
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
         let (answer, ended) = {
             let called = pin!(async {
+                opened.map_err(Unopened)?;
                 let instance = pre.instantiate_async(&mut store).await?;
-                instance.docket_step_step().call_run(&mut store, told, &given).await
+                instance.docket_step_step().call_run(&mut store, told, &values).await
             });
-            within(deadline, called).await
+            measured(limits, &processor, within(deadline, called)).await
         };
         match answer {
             Some(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
@@ -152,6 +161,10 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         Some(Ok(Err(failure))) => Err(reported(failure)),
         Some(Ok(Ok(value))) => checked(value, output, limits),
     };
+    let result = match store.data().http_noted() {
+        Some(noted) => with_http(result, noted, step, execution_id),
+        None => result,
+    };
     if let Some(log) = store.data().log() {
         log.finish();
     }
@@ -162,6 +175,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
 pub(crate) async fn describe(
     pre: &StepModulePre<Sandbox>,
     digest: &Digest,
+    stack: u64,
 ) -> Result<RawModule, StepFailure> {
     let limits = Limits {
         timeout: DESCRIBE_TIMEOUT,
@@ -169,11 +183,17 @@ pub(crate) async fn describe(
         table_elements: DEFAULT_TABLE_ELEMENTS,
         output: DEFAULT_OUTPUT,
         logs: DEFAULT_LOGS,
+        http: HttpLimits::default(),
+        log_lines: DEFAULT_LOG_LINES,
+        open_files: DEFAULT_OPEN_FILES,
+        dir_bytes: DEFAULT_DIR_BYTES,
+        cpu: None,
+        stack,
         fuel: None,
     };
     // The answer is kept by the digest, so everything that could shape it comes from the digest.
-    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None);
-    let mut store = new_store(pre.engine(), sandbox, &limits);
+    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), Given::default(), None);
+    let mut store = new_store(pre.engine(), sandbox, &limits, &Arc::default());
     let deadline = clock::deadline(clock::now(), limits.timeout);
     let (answer, _) = {
         let called = pin!(async {
@@ -189,19 +209,54 @@ pub(crate) async fn describe(
     }
 }
 
-fn new_store(engine: &wasmtime::Engine, sandbox: Sandbox, limits: &Limits) -> Store<Sandbox> {
+fn new_store(
+    engine: &wasmtime::Engine,
+    sandbox: Sandbox,
+    limits: &Limits,
+    processor: &Arc<ProcessorTime>,
+) -> Store<Sandbox> {
     let mut store = Store::new(engine, sandbox);
     store.limiter(|sandbox| sandbox);
     store.set_epoch_deadline(1);
     // Each tick the guest yields through tokio, which then also looks at its timers and sockets:
     // guests that spin cannot starve those that wait.
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+    let most = limits.cpu.map(|most| (most, Arc::clone(processor)));
+    store.epoch_deadline_callback(move |_| match &most {
+        Some((most, processor)) if processor.so_far() > *most => Err(TooMuchComputing.into()),
+        _ => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+    });
     let answer = limits.output.saturating_add(ANSWER_OVERHEAD);
     store.set_hostcall_fuel(usize::try_from(answer).unwrap_or(usize::MAX));
     if let Some(fuel) = limits.fuel {
         store.set_fuel(fuel).expect("a step with a budget is linked on the engine that counts");
     }
     store
+}
+
+/// The error before a call whose directories cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unopened(StepFailure);
+
+/// The error that stops a guest which has computed for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit on the processor time of a step was reached")]
+struct TooMuchComputing;
+
+/// Measures the processor time of each poll of the work, where it is limited: the guest runs within the
+/// poll, and what runs between two polls on the same thread is somebody else's.
+async fn measured<T>(limits: &Limits, processor: &ProcessorTime, work: impl Future<Output = T>) -> T {
+    if limits.cpu.is_none() {
+        return work.await;
+    }
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        processor.begin();
+        let polled = work.as_mut().poll(context);
+        processor.end();
+        polled
+    })
+    .await
 }
 
 /// Returns what the work gives, or `None` once the deadline has passed: also for work that never
@@ -326,8 +381,24 @@ pub(crate) fn undecodable(value: &Value, schema: &Schema) -> Option<AnswerFault>
 /// follows it, so refusals are looked at before the crash.
 fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepFailure {
     let trap = error.downcast_ref::<Trap>();
-    if sandbox.log().is_some_and(GuestLog::exceeded) {
-        return StepFailure::Logs { limit: limits.logs };
+    match sandbox.log().and_then(GuestLog::exceeded) {
+        Some(Exceeded::Bytes) => return StepFailure::Logs { limit: limits.logs },
+        Some(Exceeded::Lines) => return StepFailure::LogLines { limit: limits.log_lines },
+        None => {}
+    }
+    if let Some(Unopened(failure)) = error.downcast_ref() {
+        return failure.clone();
+    }
+    match error.downcast_ref() {
+        Some(TooMuch::Open) => return StepFailure::OpenFiles { limit: limits.open_files },
+        Some(TooMuch::Written) => return StepFailure::DirBytes { limit: limits.dir_bytes },
+        None => {}
+    }
+    if let Some(Denied { import, how }) = error.downcast_ref() {
+        return StepFailure::Denied { import: (*import).to_owned(), how };
+    }
+    if let (true, Some(limit)) = (error.is::<TooMuchComputing>(), limits.cpu) {
+        return StepFailure::Cpu { limit };
     }
     if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
         return StepFailure::Exit { status: *status };
@@ -351,5 +422,41 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
         .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
         .map(|function| format!(" in `{function}`"));
     let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();
+    if let Some(Trap::StackOverflow) = trap {
+        return StepFailure::Stack { limit: limits.stack, stderr };
+    }
     StepFailure::Trap { reason: reason + &place.unwrap_or_default(), stderr }
+}
+
+/// Logs what was refused of the guest's HTTP, and says it where the attempt failed. A limit that was
+/// reached explains the failure that follows it, unless the guest knew better.
+fn with_http<T>(
+    result: Result<T, StepFailure>,
+    noted: Noted,
+    step: &str,
+    execution: &str,
+) -> Result<T, StepFailure> {
+    let Noted { reached, refusals } = noted;
+    if let Some(limit) = &reached {
+        tracing::warn!(step, execution, "the step {limit}");
+    }
+    for refusal in &refusals {
+        tracing::warn!(step, execution, "the step {refusal}");
+    }
+    let refusals: String = refusals.iter().map(|refusal| format!("; step `{step}` {refusal}")).collect();
+    result.map_err(|failure| match (failure, reached) {
+        (StepFailure::Trap { .. } | StepFailure::Exit { .. }, Some(limit)) => {
+            StepFailure::Http { limit, message: String::new() }
+        }
+        (StepFailure::Reported { class, message, .. }, Some(limit)) if class != FailureClass::Abort => {
+            StepFailure::Http { limit, message }
+        }
+        (StepFailure::Reported { class, code, message, retry_after }, _) => {
+            StepFailure::Reported { class, code, message: message + &refusals, retry_after }
+        }
+        (StepFailure::Trap { reason, stderr }, None) => {
+            StepFailure::Trap { reason: reason + &refusals, stderr }
+        }
+        (failure, _) => failure,
+    })
 }

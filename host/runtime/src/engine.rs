@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
+use crate::options::{LEAST_STACK, MOST_STACK};
+
 /// How often a running guest is interrupted: it then yields to other tasks and its deadline is
 /// looked at. 10 ms does not show in throughput, and bounds how late a timeout can be.
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// Stack of a guest, in bytes. Twice wasmtime's default: Python's interpreter recurses deeply.
-const GUEST_STACK: usize = 1 << 20;
-
-/// Stack of the fiber that a guest runs on: the guest's own and room for host functions.
-const FIBER_STACK: usize = 2 << 20;
+/// What the fiber that a guest runs on has beyond the guest's own stack, in bytes: room for host
+/// functions.
+const HOST_STACK: u64 = 1 << 20;
 
 /// Linear memory kept resident in a slot between two instances, in bytes. It must cover what a
 /// guest dirties, or each call pays for page faults; beyond 16 MiB idle slots cost too much.
@@ -31,13 +31,13 @@ const KEEP_TABLES: usize = 64 << 10;
 const WARM_SLOTS: u32 = 100;
 
 /// Core instances of one component: componentize-py makes 38.
-const CORE_INSTANCES: u32 = 64;
+pub(crate) const CORE_INSTANCES: u32 = 64;
 
 /// Linear memories of one component: QuickJS has three.
-const MEMORIES: u32 = 4;
+pub(crate) const MEMORIES: u32 = 4;
 
 /// Tables of one component.
-const TABLES: u32 = 64;
+pub(crate) const TABLES: u32 = 64;
 
 /// Bytes of one instance's own bookkeeping; Python and JavaScript exceed wasmtime's default.
 const INSTANCE_SIZE: usize = 16 << 20;
@@ -64,10 +64,14 @@ pub struct PoolSize {
     pub memory: u64,
     /// The most elements of one table.
     pub table_elements: u64,
+    /// The stack of each, in bytes.
+    pub stack: u64,
 }
 
 /// Returns the configuration of Docket's engines; public so that benchmarks measure this one.
 pub fn config(metering: Metering, pool: PoolSize) -> Config {
+    let stack = pool.stack.clamp(LEAST_STACK, MOST_STACK);
+    let bytes = |size: u64| usize::try_from(size).expect("at most 65 MiB");
     let mut config = Config::new();
     config
         // Steps are sync-lifted exports: 2.1 times cheaper per fresh call than wasmtime's default.
@@ -78,15 +82,15 @@ pub fn config(metering: Metering, pool: PoolSize) -> Config {
         // The same bits on every host: a step without grants gives the same answer everywhere.
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
-        .max_wasm_stack(GUEST_STACK)
-        .async_stack_size(FIBER_STACK)
+        .max_wasm_stack(bytes(stack))
+        .async_stack_size(bytes(stack + HOST_STACK))
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(pool)));
     config
 }
 
 fn pooling(size: PoolSize) -> PoolingAllocationConfig {
-    let PoolSize { instances, memory, table_elements } = size;
+    let PoolSize { instances, memory, table_elements, stack: _ } = size;
     let slots = u32::try_from(instances.clamp(1, MOST_INSTANCES)).expect("at most 4,000");
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)

@@ -23,6 +23,7 @@ use crate::drive::{Stops, drive};
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, said_by};
 use crate::generation::{Engine, Generation, LoadErrors, Loading, Prepared, frame};
+use crate::http::Connector;
 use crate::keep::{Ending, HeldExecution, Keeping, KeepingParts};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) options: HostOptions,
     pub(crate) artifacts: ArtifactStore,
     pub(crate) plain: Arc<Engine>,
+    pub(crate) connector: Arc<Connector>,
     pub(crate) compiling: Box<dyn Fn(&str) + Send + Sync>,
     pub(crate) open_store: Option<OpenStore>,
     pub(crate) keeping: OnceCell<Arc<Keeping>>,
@@ -71,8 +73,8 @@ impl Shared {
     }
 
     fn loading(&self) -> Loading<'_> {
-        let Self { options, artifacts, plain, compiling, .. } = self;
-        Loading { options, artifacts, plain, compiling: &**compiling }
+        let Self { options, artifacts, plain, connector, compiling, .. } = self;
+        Loading { options, artifacts, plain, connector, compiling: &**compiling }
     }
 
     /// Returns a home for a generation beside the live one: it shares all but the modules.

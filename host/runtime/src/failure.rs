@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use docket_graph::{Arity, FailureClass, StepName, StopReason, WireFault};
 
+use crate::http::HttpLimit;
+
 /// Why an attempt failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -56,6 +58,57 @@ pub enum StepFailure {
     Logs {
         /// In bytes.
         limit: u64,
+    },
+    /// The guest wrote too many lines to stdout and stderr.
+    #[error("wrote more than its limit of {limit} lines to stdout and stderr")]
+    LogLines {
+        /// In lines.
+        limit: u64,
+    },
+    /// The guest computed for too long.
+    #[error("used more processor time than its limit of {}", humane(*limit))]
+    Cpu {
+        /// Of one attempt.
+        limit: Duration,
+    },
+    /// The guest called itself too deeply.
+    #[error("needs more stack than the host's limit of {limit} bytes{}", said(stderr))]
+    Stack {
+        /// In bytes.
+        limit: u64,
+        /// The end of what the guest wrote to stderr.
+        stderr: String,
+    },
+    /// The guest held too many files open.
+    #[error("held more files open than its limit of {limit}")]
+    OpenFiles {
+        /// Files, directories and listings at once.
+        limit: u64,
+    },
+    /// The guest wrote too much into granted directories.
+    #[error("wrote more than its limit of {limit} bytes into granted directories")]
+    DirBytes {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The guest used what this host gives to no step, or not to this one.
+    #[error("used `{import}`, which it was not granted: {how}")]
+    Denied {
+        /// The interface and function.
+        import: String,
+        /// What the operator can do.
+        how: &'static str,
+    },
+    /// What was granted cannot be given.
+    #[error("cannot be given what it was granted: {0}")]
+    Grant(String),
+    /// The guest was refused more HTTP, and did not get over it.
+    #[error("{limit}{}", words(message))]
+    Http {
+        /// The limit that it reached first.
+        limit: HttpLimit,
+        /// The step's sentence for people, where it gave one.
+        message: String,
     },
     /// The guest crashed.
     #[error("trapped: {reason}{}", said(stderr))]
@@ -126,6 +179,10 @@ fn said(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; stderr ended with: {stderr}") }
 }
 
+fn words(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!("; the step said: {message}") }
+}
+
 /// Returns the duration as people say it: whole milliseconds, or seconds where it is even.
 fn humane(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -147,6 +204,12 @@ impl StepFailure {
             StepFailure::Fuel { .. } => FailureClass::Fuel,
             StepFailure::Output { .. } => FailureClass::Output,
             StepFailure::Logs { .. } => FailureClass::Logs,
+            StepFailure::LogLines { .. } => FailureClass::Logs,
+            StepFailure::Cpu { .. } => FailureClass::Cpu,
+            StepFailure::Stack { .. } => FailureClass::Stack,
+            StepFailure::OpenFiles { .. } | StepFailure::DirBytes { .. } => FailureClass::Files,
+            StepFailure::Denied { .. } | StepFailure::Grant(_) => FailureClass::Grant,
+            StepFailure::Http { .. } => FailureClass::Http,
             StepFailure::Trap { .. } => FailureClass::Trap,
             StepFailure::Exit { .. } => FailureClass::Exit,
             StepFailure::Answer(_) => FailureClass::Answer,
@@ -267,9 +330,10 @@ impl ExecutionError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ExecutionError::Failed { source: StepFailure::Internal(_), .. } => ErrorKind::Internal,
-            ExecutionError::Failed { source: StepFailure::Store(_) | StepFailure::LeaseLost, .. } => {
-                ErrorKind::Unavailable
-            }
+            ExecutionError::Failed {
+                source: StepFailure::Store(_) | StepFailure::LeaseLost | StepFailure::Grant(_),
+                ..
+            } => ErrorKind::Unavailable,
             ExecutionError::Recorded { kind, .. } => *kind,
             ExecutionError::Failed { .. } | ExecutionError::Aborted { .. } => ErrorKind::Guest,
             ExecutionError::Deadline { .. } | ExecutionError::Cancelled => ErrorKind::Cancelled,
@@ -296,6 +360,8 @@ mod tests {
     #[test]
     fn every_failure_of_a_step_has_its_class_and_its_words() {
         let trap = |stderr: &str| StepFailure::Trap { reason: "unreachable".into(), stderr: stderr.into() };
+        let http =
+            |message: &str| StepFailure::Http { limit: HttpLimit::Requests(3), message: message.into() };
         let arity = AnswerFault::Arity { declared: Arity::One, given: Arity::Many };
         let undecodable =
             |index| AnswerFault::Undecodable { index, message: "a.B".into(), fault: wire_fault() };
@@ -330,6 +396,41 @@ mod tests {
             ),
             (StepFailure::Fuel { limit: 1_000 }, FailureClass::Fuel, "used up its budget of 1000 fuel units"),
             (
+                StepFailure::LogLines { limit: 3 },
+                FailureClass::Logs,
+                "wrote more than its limit of 3 lines to stdout and stderr",
+            ),
+            (
+                StepFailure::Cpu { limit: Duration::from_secs(2) },
+                FailureClass::Cpu,
+                "used more processor time than its limit of 2 s",
+            ),
+            (
+                StepFailure::Stack { limit: 9, stderr: String::new() },
+                FailureClass::Stack,
+                "needs more stack than the host's limit of 9 bytes",
+            ),
+            (
+                StepFailure::OpenFiles { limit: 9 },
+                FailureClass::Files,
+                "held more files open than its limit of 9",
+            ),
+            (
+                StepFailure::DirBytes { limit: 9 },
+                FailureClass::Files,
+                "wrote more than its limit of 9 bytes into granted directories",
+            ),
+            (
+                StepFailure::Denied { import: "a:b/c".into(), how: "grant it" },
+                FailureClass::Grant,
+                "used `a:b/c`, which it was not granted: grant it",
+            ),
+            (
+                StepFailure::Grant("no `data`".into()),
+                FailureClass::Grant,
+                "cannot be given what it was granted: no `data`",
+            ),
+            (
                 StepFailure::Output { limit: 9 },
                 FailureClass::Output,
                 "answered with more than its limit of 9 bytes",
@@ -338,6 +439,12 @@ mod tests {
                 StepFailure::Logs { limit: 8 },
                 FailureClass::Logs,
                 "wrote more than its limit of 8 bytes to stdout and stderr",
+            ),
+            (http(""), FailureClass::Http, "made more than its limit of 3 HTTP requests"),
+            (
+                http("oops"),
+                FailureClass::Http,
+                "made more than its limit of 3 HTTP requests; the step said: oops",
             ),
             (trap(""), FailureClass::Trap, "trapped: unreachable"),
             (trap("oops"), FailureClass::Trap, "trapped: unreachable; stderr ended with: oops"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{
-    Arity, Graph, Persistence, Plan, PlanErrors, Port, PortId, RawStep, Retry, Scope, Source, StepId,
+    Arity, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope, Source, StepId,
     StepName,
 };
 use sha2::{Digest as _, Sha256};
@@ -18,9 +18,12 @@ use crate::artifact::ArtifactStore;
 use crate::bindings::StepModulePre;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
-use crate::module::{Import, LoadFault, Loader, Module, ModuleSource, classify};
+use crate::grants::Grants;
+use crate::http::{Connector, HttpGrant, Keyed, Vault};
+use crate::import::{Import, classify};
+use crate::module::{LoadFault, Loader, Module, ModuleSource};
 use crate::options::{Effective, HostOptions, Limits, OnStoreError};
-use crate::sandbox::{self, Sandbox, StepConfig};
+use crate::sandbox::{self, Given, Sandbox};
 
 /// An engine with all that comes with it.
 pub(crate) struct Engine {
@@ -35,6 +38,7 @@ impl Engine {
             instances: options.max_instances,
             memory: options.caps.memory,
             table_elements: options.caps.table_elements,
+            stack: options.max_stack,
         };
         let engine = wasmtime::Engine::new(&engine::config(metering, pool))?;
         let linker = sandbox::linker(&engine)?;
@@ -125,24 +129,33 @@ pub struct ModuleFacts {
 pub enum Purity {
     /// A function of its inputs: it imports no clock, no randomness, and nothing is granted.
     Pure,
-    /// A function of its inputs, its configuration and its execution's start.
+    /// A function of its inputs, its execution's start, and the configuration and variables that the
+    /// operator gives it, which are part of its key.
     Deterministic,
-    /// It reaches outside, if what it imports is granted.
+    /// It reaches outside, or sees the host's time or chance.
     Effects,
 }
 
 impl ModuleFacts {
-    /// Returns how far the module's answers depend on anything but the inputs, and the imports
-    /// that make it so.
-    pub fn purity(&self) -> (Purity, Vec<&str>) {
-        let of = |import: &str| match classify(import) {
-            Import::Open => Purity::Pure,
+    /// Returns how far the answers of a step of this module, with these grants, depend on anything but
+    /// the inputs, and what makes it so: the imports, and the grants as `grant KIND …`.
+    ///
+    /// A grant counts whether or not it is used: what was given may be used by the next version.
+    pub fn purity(&self, grants: &Grants) -> (Purity, Vec<String>) {
+        let of_import = |import: &String| match classify(import) {
+            // Behind wasi:sockets there is nothing: who uses it is stopped.
+            Import::Open | Import::Denied => Purity::Pure,
             Import::Circumstances | Import::Config => Purity::Deterministic,
             Import::Http | Import::Unknown => Purity::Effects,
         };
-        let level = self.imports.iter().map(|import| of(import)).max().unwrap_or(Purity::Pure);
-        let decisive = |import: &&str| level != Purity::Pure && of(import) == level;
-        (level, self.imports.iter().map(String::as_str).filter(decisive).collect())
+        let mut reasons: Vec<_> =
+            self.imports.iter().map(|import| (of_import(import), format!("import {import}"))).collect();
+        let grant = |level, words: String| (level, format!("grant {words}"));
+        reasons.extend(grants.effects().into_iter().map(|words| grant(Purity::Effects, words)));
+        reasons.extend(grants.env.keys().map(|name| grant(Purity::Deterministic, format!("env {name}"))));
+        let level = reasons.iter().map(|(level, _)| *level).max().unwrap_or(Purity::Pure);
+        let decisive = reasons.into_iter().filter(|(of, _)| level != Purity::Pure && *of == level);
+        (level, decisive.map(|(_, words)| words).collect())
     }
 
     /// Returns the imports that work only with a grant.
@@ -165,7 +178,7 @@ pub(crate) struct StepCode {
     pub(crate) module: Arc<str>,
     pub(crate) pre: Arc<StepModulePre<Sandbox>>,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) config: Option<StepConfig>,
+    pub(crate) given: Given,
     /// Holds the step's own bound on concurrent attempts, where it has one.
     pub(crate) gate: Option<Arc<Semaphore>>,
     /// A hash of what identifies the step and its code, for idempotency keys.
@@ -185,6 +198,8 @@ pub(crate) struct Keep {
     pub(crate) code: String,
     /// A hash of the configuration, where there is any.
     pub(crate) config: Option<String>,
+    /// What was granted, a line each; see [`Grants::lines`].
+    pub(crate) grants: Vec<String>,
     /// The output port, with its arity.
     pub(crate) output: String,
     /// The input ports, with their arities.
@@ -228,6 +243,16 @@ impl Generation {
         &self.code(step).limits
     }
 
+    /// Returns what a step was granted.
+    pub fn grants(&self, step: StepId) -> &Grants {
+        &self.code(step).given.grants
+    }
+
+    /// Returns how far the answers of a step depend on anything but its inputs, and what makes it so.
+    pub fn purity(&self, step: StepId) -> (Purity, Vec<String>) {
+        self.modules[self.graph.step(step).module].purity(self.grants(step))
+    }
+
     /// Returns how failed attempts at a step are retried.
     pub fn retry(&self, step: StepId) -> &Retry {
         &self.retries[step.index()]
@@ -261,11 +286,34 @@ impl Generation {
     }
 }
 
+/// An interface that only a grant gives.
+struct Granted {
+    import: Import,
+    /// Whether a step that is run like this has it.
+    is_granted: fn(&Effective) -> bool,
+    /// What the operator can do.
+    how: &'static str,
+}
+
+const GRANTED: [Granted; 2] = [
+    Granted {
+        import: Import::Config,
+        is_granted: |step| step.config.is_some(),
+        how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+    },
+    Granted {
+        import: Import::Http,
+        is_granted: |step| !step.grants.http.is_empty(),
+        how: "set `http` in the grants of one of its steps, such as `[step.NAME] grants = { http = [\"GET https://api.example.com/\"] }`",
+    },
+];
+
 /// What it takes to make generations.
 pub(crate) struct Loading<'a> {
     pub(crate) options: &'a HostOptions,
     pub(crate) artifacts: &'a ArtifactStore,
     pub(crate) plain: &'a Arc<Engine>,
+    pub(crate) connector: &'a Arc<Connector>,
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -285,7 +333,7 @@ impl Loading<'_> {
             }
         }
         for module in &modules {
-            faults.extend(self.ungranted(module));
+            faults.extend(GRANTED.iter().filter_map(|granted| self.ungranted(module, granted)));
         }
         // Where no module loads, that nothing is left to make a graph of is no fault of its own.
         if modules.is_empty() && !faults.is_empty() {
@@ -308,31 +356,52 @@ impl Loading<'_> {
             engine: &engine.engine,
             linker: &engine.linker,
             artifacts: self.artifacts,
+            stack: self.options.max_stack,
             compiling: self.compiling,
         }
     }
 
-    /// A module may import `wasi:config` once the operator has configured one of its steps.
-    fn ungranted(&self, module: &Module) -> Option<LoadFault> {
-        let import = module.imports.iter().find(|import| classify(import) == Import::Config)?;
-        let configured = |step: &RawStep| {
-            let own = self.options.steps.get(&step.name);
-            own.unwrap_or(&self.options.defaults)
-                .config
-                .as_ref()
-                .or(self.options.defaults.config.as_ref())
-                .is_some()
-        };
-        let granted = module.declared.steps.iter().any(configured);
-        (!granted).then(|| LoadFault::NeedsGrant {
+    /// A module may import what only a grant gives once the operator has granted it to one of its steps.
+    fn ungranted(&self, module: &Module, granted: &Granted) -> Option<LoadFault> {
+        let Granted { import, is_granted, how } = granted;
+        let import = module.imports.iter().find(|name| classify(name) == *import)?;
+        // What a step declares grants nothing.
+        let declared = Policy::default();
+        let of = (&*module.name, &module.digest);
+        let has = |step: &RawStep| is_granted(&self.options.effective(of, &step.name, &declared));
+        (!module.declared.steps.iter().any(has)).then(|| LoadFault::NeedsGrant {
             module: Arc::clone(&module.name),
             import: import.clone(),
-            how: "set `config` for one of its steps, such as `[step.NAME] config = { key = \"value\" }`",
+            how,
         })
     }
 
+    /// Returns what each step may do over HTTP, in the order of the graph.
+    ///
+    /// # Errors
+    /// All secrets that cannot be used.
+    fn http_grants(
+        &self,
+        graph: &Graph,
+        modules: &[Module],
+    ) -> Result<Vec<Option<Arc<HttpGrant>>>, LoadFault> {
+        let mut vault = Vault::default();
+        let mut faults = Vec::new();
+        let mut granted = Vec::new();
+        for (_, step) in graph.steps() {
+            let Effective { grants, persistence, .. } = self.effective(&modules[step.module], step);
+            let keyed = if persistence.is_some() { Keyed::Yes } else { Keyed::No };
+            match grants.http_grant(step.name.as_ref(), keyed, self.connector, &mut vault) {
+                Ok(grant) => granted.push(grant.map(Arc::new)),
+                Err(found) => faults.extend(found),
+            }
+        }
+        if faults.is_empty() { Ok(granted) } else { Err(LoadFault::Secrets { faults }) }
+    }
+
     fn assemble(&self, graph: Graph, modules: Vec<Module>) -> Result<Generation, LoadFault> {
-        let metered = self.metered_engine(&graph)?;
+        let mut http = self.http_grants(&graph, &modules)?.into_iter();
+        let metered = self.metered_engine(&graph, &modules)?;
         let plain_pres: Vec<_> = modules.iter().map(|module| Arc::new(module.pre.clone())).collect();
         let mut metered_pres: Vec<Option<Arc<StepModulePre<Sandbox>>>> = vec![None; modules.len()];
         let mut steps: Vec<StepCode> = Vec::new();
@@ -340,11 +409,17 @@ impl Loading<'_> {
         for (_, step) in graph.steps() {
             let index = step.module;
             let module = &modules[index];
-            let Effective { limits, retry, max_concurrency, config, persistence, on_store_error } =
-                self.options.effective(step.name.as_ref(), &step.policy);
+            let Effective { limits, retry, max_concurrency, config, persistence, on_store_error, grants } =
+                self.effective(module, step);
+            let grants = match steps.last() {
+                Some(last) if *last.given.grants == grants => Arc::clone(&last.given.grants),
+                _ => Arc::new(grants),
+            };
             let keep = match persistence {
                 Some(persistence) => {
-                    let keep = keep(&graph, step, module, config.as_ref(), persistence, on_store_error)?;
+                    let keeping =
+                        Keeps { config: config.as_ref(), grants: &grants, persistence, on_store_error };
+                    let keep = keep(&graph, step, module, keeping)?;
                     Some(Box::new(keep))
                 }
                 None => None,
@@ -369,7 +444,11 @@ impl Loading<'_> {
                 module: Arc::clone(&module.name),
                 pre,
                 limits,
-                config: config.map(Arc::new),
+                given: Given {
+                    config: config.map(Arc::new),
+                    grants,
+                    http: http.next().expect("one answer a step"),
+                },
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
                 keep,
@@ -397,11 +476,14 @@ impl Loading<'_> {
         })
     }
 
+    fn effective(&self, module: &Module, step: &docket_graph::Step) -> Effective {
+        self.options.effective((&*module.name, &module.digest), step.name.as_ref(), &step.policy)
+    }
+
     /// The engine that counts instructions exists only where some step has a budget.
-    fn metered_engine(&self, graph: &Graph) -> Result<Option<Arc<Engine>>, LoadFault> {
-        let metered = graph
-            .steps()
-            .any(|(_, step)| self.options.effective(step.name.as_ref(), &step.policy).limits.fuel.is_some());
+    fn metered_engine(&self, graph: &Graph, modules: &[Module]) -> Result<Option<Arc<Engine>>, LoadFault> {
+        let metered =
+            graph.steps().any(|(_, step)| self.effective(&modules[step.module], step).limits.fuel.is_some());
         if !metered {
             return Ok(None);
         }
@@ -409,6 +491,14 @@ impl Loading<'_> {
             .map(|engine| Some(Arc::new(engine)))
             .map_err(|error| LoadFault::Engine { reason: format!("{error:#}") })
     }
+}
+
+/// What an operator says of a kept step.
+struct Keeps<'a> {
+    config: Option<&'a BTreeMap<String, String>>,
+    grants: &'a Grants,
+    persistence: Persistence,
+    on_store_error: OnStoreError,
 }
 
 /// Returns how the results of a step are kept.
@@ -419,9 +509,7 @@ fn keep(
     graph: &Graph,
     step: &docket_graph::Step,
     module: &Module,
-    config: Option<&BTreeMap<String, String>>,
-    Persistence { scope, ttl }: Persistence,
-    on_store_error: OnStoreError,
+    Keeps { config, grants, persistence: Persistence { scope, ttl }, on_store_error }: Keeps<'_>,
 ) -> Result<Keep, LoadFault> {
     let ports = step.inputs.iter().chain([&step.output]);
     let groups = ports.flat_map(|(port, _)| graph.schema(*port).groups());
@@ -452,6 +540,7 @@ fn keep(
         },
         module: digest.into(),
         config: config.map(hash_of),
+        grants: grants.lines(),
         output: in_key(&step.output),
         inputs: step.inputs.iter().map(in_key).collect(),
     })

@@ -60,24 +60,38 @@ pub(crate) type LineSink = Option<(Arc<dyn Lines>, Writer)>;
 #[error("the limit on what a step may write to stdout and stderr was reached")]
 pub(crate) struct TooMuchOutput;
 
+/// How much a guest may write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Volume {
+    pub(crate) bytes: u64,
+    pub(crate) lines: u64,
+}
+
+/// Of what a guest wrote too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    Bytes,
+    Lines,
+}
+
 /// Both outputs of one attempt. Clones share everything.
 #[derive(Clone)]
 pub(crate) struct GuestLog(Arc<Mutex<State>>);
 
 struct State {
     sink: LineSink,
-    /// Bytes that may still be written.
-    left: u64,
-    exceeded: bool,
+    /// Bytes that may still be written, and lines.
+    left: Volume,
+    exceeded: Option<Exceeded>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     tail: Vec<u8>,
 }
 
 impl GuestLog {
-    pub(crate) fn new(limit: u64, sink: LineSink) -> Self {
+    pub(crate) fn new(limit: Volume, sink: LineSink) -> Self {
         let (stdout, stderr, tail) = Default::default();
-        Self(Arc::new(Mutex::new(State { sink, left: limit, exceeded: false, stdout, stderr, tail })))
+        Self(Arc::new(Mutex::new(State { sink, left: limit, exceeded: None, stdout, stderr, tail })))
     }
 
     /// Returns the stream to hand to WASI.
@@ -85,8 +99,8 @@ impl GuestLog {
         LogStream { log: self.clone(), stream }
     }
 
-    /// Returns whether the guest tried to write more than its limit.
-    pub(crate) fn exceeded(&self) -> bool {
+    /// Returns which of its limits the guest tried to pass.
+    pub(crate) fn exceeded(&self) -> Option<Exceeded> {
         self.lock().exceeded
     }
 
@@ -100,14 +114,22 @@ impl GuestLog {
 
     fn write(&self, stream: Stream, bytes: &[u8]) -> Result<(), TooMuchOutput> {
         let mut state = self.lock();
-        let allowed = usize::try_from(state.left).unwrap_or(usize::MAX).min(bytes.len());
-        state.left -= allowed as u64;
+        let fits = usize::try_from(state.left.bytes).unwrap_or(usize::MAX).min(bytes.len());
+        let ends = bytes[..fits].iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let lines = usize::try_from(state.left.lines).unwrap_or(usize::MAX);
+        // The first newline past the allowed ones is where the guest is cut off.
+        let (allowed, exceeded) = match ends.clone().nth(lines) {
+            Some((at, _)) => (at, Some(Exceeded::Lines)),
+            None => (fits, (fits < bytes.len()).then_some(Exceeded::Bytes)),
+        };
+        state.left.bytes -= allowed as u64;
+        state.left.lines -= ends.count().min(lines) as u64;
         state.append(stream, &bytes[..allowed]);
-        if allowed < bytes.len() {
-            state.exceeded = true;
-            return Err(TooMuchOutput);
+        state.exceeded = state.exceeded.or(exceeded);
+        match exceeded {
+            Some(_) => Err(TooMuchOutput),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -207,7 +229,11 @@ mod tests {
         }
     }
 
-    fn lines_of(limit: u64, writes: &[(Stream, &[u8])]) -> (Vec<(Stream, String)>, GuestLog) {
+    fn lines_of(bytes: u64, writes: &[(Stream, &[u8])]) -> (Vec<(Stream, String)>, GuestLog) {
+        lines_within(Volume { bytes, lines: 1_000 }, writes)
+    }
+
+    fn lines_within(limit: Volume, writes: &[(Stream, &[u8])]) -> (Vec<(Stream, String)>, GuestLog) {
         let kept = Arc::new(Kept::default());
         let writer = Writer { node: NodeId::default(), attempt: 1 };
         let log = GuestLog::new(limit, Some((kept.clone(), writer)));
@@ -239,9 +265,21 @@ mod tests {
     fn what_is_over_the_limit_is_cut_off_and_remembered() {
         let (lines, log) = lines_of(4, &[(Stream::Stdout, b"abcdef\n")]);
         assert_eq!(lines, [(Stream::Stdout, "abcd".to_owned())]);
-        assert!(log.exceeded());
+        assert_eq!(log.exceeded(), Some(Exceeded::Bytes));
         let (_, log) = lines_of(7, &[(Stream::Stdout, b"abcdef\n")]);
-        assert!(!log.exceeded());
+        assert_eq!(log.exceeded(), None);
+    }
+
+    #[test]
+    fn lines_are_counted_over_both_streams_and_all_writes() {
+        let writes: [(Stream, &[u8]); 3] =
+            [(Stream::Stdout, b"a\nb"), (Stream::Stderr, b"c\n"), (Stream::Stdout, b"d\ne\nf\n")];
+        let limit = |lines| Volume { bytes: 1_000, lines };
+        let (lines, log) = lines_within(limit(3), &writes);
+        let texts: Vec<_> = lines.iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!((&texts[..], log.exceeded()), (&["a", "c", "bd", "e"][..], Some(Exceeded::Lines)));
+        assert_eq!(lines_within(limit(5), &writes).1.exceeded(), None);
+        assert_eq!(lines_within(limit(0), &[(Stream::Stdout, b"no newline")]).1.exceeded(), None);
     }
 
     #[test]

@@ -19,9 +19,10 @@ use crate::execution::{Execution, OpenStore, Shared};
 use crate::execution_id::ExecutionId;
 use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
+use crate::http::{Connector, HttpOptionsError};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
-use crate::options::HostOptions;
+use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
 use crate::outcome::Outcome;
 use crate::request::{Request, RequestError};
 
@@ -32,6 +33,12 @@ pub enum BuildError {
     /// An option cannot be.
     #[error("max-instances is {0}, but must be from 1 to {MOST_INSTANCES}")]
     Instances(usize),
+    /// An option cannot be.
+    #[error("max-stack is {0} bytes, but must be from {LEAST_STACK} to {MOST_STACK}")]
+    Stack(u64),
+    /// An option cannot be.
+    #[error("the defaults of steps grant something, which would reach every module, also those that come later; grant to a step or to a module")]
+    DefaultGrants,
     /// An option cannot be.
     #[error("the lease is {0:?}, but must be at least {SHORTEST_LEASE:?}")]
     Lease(Duration),
@@ -44,6 +51,9 @@ pub enum BuildError {
     /// wasmtime does not run here.
     #[error("the WebAssembly engine cannot be made: {0}")]
     Engine(String),
+    /// Requests cannot be made as the options say.
+    #[error(transparent)]
+    Http(#[from] HttpOptionsError),
     /// A module, or the graph of them, is wrong.
     #[error(transparent)]
     Load(#[from] LoadErrors),
@@ -130,6 +140,12 @@ impl HostBuilder {
         if !(1..=MOST_INSTANCES).contains(&options.max_instances) {
             return Err(BuildError::Instances(options.max_instances));
         }
+        if !(LEAST_STACK..=MOST_STACK).contains(&options.max_stack) {
+            return Err(BuildError::Stack(options.max_stack));
+        }
+        if options.defaults.grants.is_some() {
+            return Err(BuildError::DefaultGrants);
+        }
         if options.lease < SHORTEST_LEASE {
             return Err(BuildError::Lease(options.lease));
         }
@@ -143,9 +159,15 @@ impl HostBuilder {
         let plain =
             Engine::new(Metering::Off, &options).map_err(|error| BuildError::Engine(format!("{error:#}")))?;
         let plain = Arc::new(plain);
+        let connector = Arc::new(Connector::new(options.http.clone())?);
         let compiling = compiling.unwrap_or_else(|| Box::new(|_| {}));
-        let loading =
-            Loading { options: &options, artifacts: &artifacts, plain: &plain, compiling: &*compiling };
+        let loading = Loading {
+            options: &options,
+            artifacts: &artifacts,
+            plain: &plain,
+            connector: &connector,
+            compiling: &*compiling,
+        };
         let generation = Arc::new(loading.generation(&modules).await?);
         let instances = Arc::new(Semaphore::new(options.max_instances));
         let most_helpers = options.lanes.saturating_sub(1);
@@ -157,6 +179,7 @@ impl HostBuilder {
             options,
             artifacts,
             plain,
+            connector,
             compiling,
             open_store,
             keeping: OnceCell::new(),
@@ -281,6 +304,7 @@ impl Host {
         if let Some(keeping) = self.0.keeping.get() {
             keeping.close().await;
         }
+        self.0.connector.close().await;
         drained
     }
 }

@@ -33,6 +33,7 @@ impl Inspection {
             engine: &engine.engine,
             linker: &engine.linker,
             artifacts: &artifacts,
+            stack: options.max_stack,
             compiling: &|_| {},
         };
         let module = loader.load_to_look_at(module).await.map_err(|fault| LoadErrors(vec![fault]))?;

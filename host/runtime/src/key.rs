@@ -10,6 +10,8 @@
 //! | step name | yes | two steps of one module may take and give the same types |
 //! | the declared version, else the module's digest | yes | other code, other answer; a version says that the answer is the same |
 //! | configuration | yes | it is an input of the step, given by the operator |
+//! | grants, where there are any: environment variables by name and value, HTTP rules by text, secrets by name and source, directories by mode and path, `clock` and `random` | yes | what a step may reach decides what it answers |
+//! | what a granted directory holds, what a granted server answers, the value of a secret | no | nobody knows them beforehand; a step whose answer depends on them says so by a time to live |
 //! | output port, with its arity | yes | a step may come to answer with another type |
 //! | each input's port with its arity, and the SHA-256 of each of its messages, canonical | yes | the inputs |
 //! | attempt, deadline, timeout, memory, retries, other limits | no | they decide whether there is an answer, not which |
@@ -51,6 +53,9 @@ pub(crate) struct Parts {
     /// A hash of the configuration, where there is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<String>,
+    /// What was granted, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) grants: Vec<String>,
     pub(crate) output: String,
     pub(crate) inputs: Vec<InputPart>,
 }
@@ -95,6 +100,12 @@ fn key_of(
     frame(&mut hash, step.as_str().as_bytes());
     frame(&mut hash, keep.code.as_bytes());
     frame(&mut hash, keep.config.as_deref().unwrap_or_default().as_bytes());
+    if !keep.grants.is_empty() {
+        // No port is called like this, so that no key without grants is like one with them.
+        frame(&mut hash, b"\0grants");
+        frame(&mut hash, &(keep.grants.len() as u64).to_le_bytes());
+        keep.grants.iter().for_each(|line| frame(&mut hash, line.as_bytes()));
+    }
     frame(&mut hash, keep.output.as_bytes());
     for (port, (value, _)) in keep.inputs.iter().zip(inputs) {
         frame(&mut hash, port.as_bytes());
@@ -126,6 +137,7 @@ pub(crate) fn parts(keep: &Keep, inputs: &[(Arc<Value>, Arity)]) -> Parts {
         scope: keep.scope,
         code: keep.code.clone(),
         config: keep.config.clone(),
+        grants: keep.grants.clone(),
         output: keep.output.clone(),
         inputs: keep.inputs.iter().zip(inputs).map(input).collect(),
     }
@@ -145,6 +157,7 @@ pub(crate) fn differences(then: &Parts, now: &Parts) -> Vec<String> {
     if then.config != now.config {
         found.push("the configuration changed".to_owned());
     }
+    found.extend(granted(&then.grants, &now.grants));
     if then.output != now.output {
         found.push(format!("the output changed from `{}` to `{}`", then.output, now.output));
     }
@@ -169,6 +182,25 @@ pub(crate) fn differences(then: &Parts, now: &Parts) -> Vec<String> {
         found.push("keys are made in another way".to_owned());
     }
     found
+}
+
+/// Returns which grants are new and which are gone, without the hashes of values.
+fn granted(then: &[String], now: &[String]) -> Vec<String> {
+    let shown = |line: &String| match line.split_once(' ') {
+        Some(("env", rest)) => format!("env {}", rest.split(' ').next().unwrap_or_default()),
+        _ => line.clone(),
+    };
+    let missing = |these: &[String], those: &[String]| {
+        these.iter().filter(|line| !those.contains(line)).map(shown).collect::<Vec<_>>()
+    };
+    let (new, gone) = (missing(now, then), missing(then, now));
+    let changed =
+        new.iter().filter(|line| gone.contains(line)).map(|line| format!("the grant `{line}` changed"));
+    let added =
+        new.iter().filter(|line| !gone.contains(line)).map(|line| format!("the grant `{line}` is new"));
+    let lost =
+        gone.iter().filter(|line| !new.contains(line)).map(|line| format!("the grant `{line}` is gone"));
+    changed.chain(added).chain(lost).collect()
 }
 
 pub(crate) fn hex(bytes: &[u8; 32]) -> String {
@@ -222,6 +254,7 @@ mod tests {
         scope: Scope,
         code: &'static str,
         config: Option<&'static str>,
+        grants: Vec<&'static str>,
         output: &'static str,
         inputs: Vec<(&'static str, Value)>,
     }
@@ -234,6 +267,7 @@ mod tests {
             scope: Scope::Global,
             code: "version:1",
             config: None,
+            grants: Vec::new(),
             output: "example.v1.UserProfile",
             inputs: vec![
                 ("example.v1.UserID", Value::one("\x0a\x04user")),
@@ -251,6 +285,7 @@ mod tests {
                 module: "c0ffee".into(),
                 code: self.code.to_owned(),
                 config: self.config.map(str::to_owned),
+                grants: self.grants.iter().map(ToString::to_string).collect(),
                 output: self.output.to_owned(),
                 inputs: self.inputs.iter().map(|(port, _)| (*port).to_owned()).collect(),
             };
@@ -294,6 +329,9 @@ mod tests {
             changed(|sample| sample.code = "version:2"),
             changed(|sample| sample.code = "module:1"),
             changed(|sample| sample.config = Some("c0ffee")),
+            changed(|sample| sample.grants = vec!["clock real"]),
+            changed(|sample| sample.grants = vec!["clock real", "random real"]),
+            changed(|sample| sample.grants = vec!["clock realrandom real"]),
             changed(|sample| sample.output = "example.v1.UserProfile#clean"),
             changed(|sample| sample.output = "example.v1.UserProfile[]"),
             changed(|sample| sample.inputs[0].0 = "example.v1.UserID#other"),
@@ -322,7 +360,11 @@ mod tests {
             parts(&keep, &inputs)
         };
         type Change = fn(&mut Sample);
-        let cases: [(Change, &[&str]); 9] = [
+        let cases: [(Change, &[&str]); 10] = [
+            (
+                |sample| sample.grants = vec!["dir ro:/a=/a", "env REGION c0ffee"],
+                &["the grant `dir ro:/a=/a` is new", "the grant `env REGION` is new"],
+            ),
             (|_| {}, &[]),
             (|sample| sample.code = "version:2", &["the version changed from `1` to `2`"]),
             (|sample| sample.code = "module:1", &["the module changed"]),

@@ -6,6 +6,8 @@
 
 mod clock;
 mod digest;
+mod http;
+mod grants;
 mod options;
 mod value;
 mod guest_clock;
@@ -13,10 +15,13 @@ mod guest_log;
 mod execution_id;
 mod failure;
 mod bindings;
+mod files;
+mod denied;
 mod sandbox;
 mod artifact;
 mod call;
 mod engine;
+mod import;
 mod module;
 mod generation;
 mod report;
@@ -45,14 +50,24 @@ pub use execution_id::{ExecutionId, ExecutionIdError};
 pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
 pub use forecast::{Came, Explanation, Forecast, explain};
 pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
+pub use grants::{
+    Access, Circumstance, DirGrant, DirGrantError, GrantCaps, GrantOptions, Grants, ModulePattern,
+    NamePattern, PatternError, SecretGrant,
+};
 pub use guest_log::Stream;
 pub use host::{BuildError, Drained, Host, HostBuilder};
+pub use http::{
+    DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_IDLE, DEFAULT_HTTP_REQUESTS,
+    DEFAULT_HTTP_TIMEOUT, HostPattern, HttpLimit, HttpLimits, HttpOptions, HttpOptionsError, HttpRule,
+    HttpRuleError, Resolve, SecretError, SecretName, SecretSource,
+};
 pub use inspection::Inspection;
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};
 pub use options::{
-    Artifacts, Caps, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OUTPUT, DEFAULT_RETENTION, DEFAULT_TABLE_ELEMENTS,
-    DEFAULT_TIMEOUT, Effective, HostOptions, Keeping, Limits, OnStoreError, RetryOptions, StepOptions,
+    Artifacts, Caps, DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES,
+    DEFAULT_OUTPUT, DEFAULT_RETENTION, DEFAULT_STACK, DEFAULT_TABLE_ELEMENTS, DEFAULT_TIMEOUT, Effective,
+    HostOptions, Keeping, LEAST_STACK, Limits, MOST_STACK, OnStoreError, RetryOptions, StepOptions,
 };
 pub use outcome::{Outcome, OutcomeError};
 pub use report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};

@@ -11,7 +11,9 @@ use crate::artifact::ArtifactStore;
 use crate::bindings::StepModulePre;
 use crate::call;
 use crate::digest::Digest;
+use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use crate::failure::StepFailure;
+use crate::import::{Import, classify};
 use crate::sandbox::Sandbox;
 
 /// Why a file is not a step module that this host can use.
@@ -75,6 +77,16 @@ pub enum LoadFault {
         /// What the compiler said.
         reason: String,
     },
+    /// The component is made of too many parts for one slot of the pool.
+    #[error(
+        "module `{module}` is made of too many parts: at most {CORE_INSTANCES} core instances, {MEMORIES} memories and {TABLES} tables fit into one instance; {reason}"
+    )]
+    TooManyParts {
+        /// The module's file.
+        module: Arc<str>,
+        /// What the engine counted.
+        reason: String,
+    },
     /// The component is not a step module.
     #[error("module `{module}` does not export `docket:step/step@0.1.0`: {reason}")]
     NoStepExport {
@@ -92,6 +104,12 @@ pub enum LoadFault {
         import: String,
         /// What the operator can do.
         how: &'static str,
+    },
+    /// The secrets of steps cannot be used as they are granted.
+    #[error("secrets cannot be used: {}", faults.join("; "))]
+    Secrets {
+        /// What is wrong with which, in words that never hold a value.
+        faults: Vec<String>,
     },
     /// The component wants something that nobody can give.
     #[error("module `{module}` imports `{import}`, which this host does not offer")]
@@ -221,6 +239,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) engine: &'a wasmtime::Engine,
     pub(crate) linker: &'a Linker<Sandbox>,
     pub(crate) artifacts: &'a ArtifactStore,
+    /// The stack that the engine was made with, in bytes.
+    pub(crate) stack: u64,
     /// Called with the name of a module before it is compiled, which takes a while.
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
@@ -270,7 +290,7 @@ impl Loader<'_> {
         let (declared, described_now) = match self.artifacts.declared(&digest) {
             Some(declared) => (declared, false),
             None => {
-                let described = call::describe(&pre, &digest).await;
+                let described = call::describe(&pre, &digest, self.stack).await;
                 let fault = |source| LoadFault::Describe { module: Arc::clone(&name), source };
                 (described.map_err(fault)?, true)
             }
@@ -298,9 +318,15 @@ impl Loader<'_> {
         if !self.artifacts.knows(self.engine, digest) {
             (self.compiling)(&source.name);
         }
-        self.artifacts
-            .component(self.engine, digest, &source.bytes)
-            .map_err(|error| LoadFault::Invalid { module, reason: format!("{error:#}") })
+        self.artifacts.component(self.engine, digest, &source.bytes).map_err(|error| {
+            let reason = format!("{error:#}");
+            // Wasmtime has no public type for this error; a test holds that the words still match.
+            if reason.contains("in the pooling allocator") {
+                LoadFault::TooManyParts { module, reason }
+            } else {
+                LoadFault::Invalid { module, reason }
+            }
+        })
     }
 
     fn link(&self, name: &Arc<str>, component: &Component) -> Result<StepModulePre<Sandbox>, LoadFault> {
@@ -323,46 +349,10 @@ fn imports(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
     imports
 }
 
-/// Packages of WASI preview 2 that every module may import: behind them is an empty context.
-const OPEN_PACKAGES: [&str; 6] =
-    ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
-
-/// What an import means for the module that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Import {
-    /// Always there, and always the same answers.
-    Open,
-    /// Time or randomness: virtual, and a function of the execution.
-    Circumstances,
-    /// `wasi:config`, by grant.
-    Config,
-    /// `wasi:http`, by grant.
-    Http,
-    /// Not offered.
-    Unknown,
-}
-
-/// Returns what an import of this name means.
-pub(crate) fn classify(import: &str) -> Import {
-    let package = import.split_once('/').map_or(import, |(package, _)| package);
-    match package {
-        "wasi:clocks" | "wasi:random" => Import::Circumstances,
-        "wasi:config" => Import::Config,
-        "wasi:http" => Import::Http,
-        package if OPEN_PACKAGES.contains(&package) => Import::Open,
-        _ => Import::Unknown,
-    }
-}
-
 fn unknown(module: &Arc<str>, import: &str) -> Option<LoadFault> {
     let (module, name) = (Arc::clone(module), import.to_owned());
     match classify(import) {
-        Import::Open | Import::Circumstances | Import::Config => None,
-        Import::Http => Some(LoadFault::NeedsGrant {
-            module,
-            import: name,
-            how: "this version of Docket cannot grant outgoing HTTP yet; remove the import",
-        }),
+        Import::Open | Import::Circumstances | Import::Denied | Import::Config | Import::Http => None,
         Import::Unknown => Some(LoadFault::UnknownImport { module, import: name }),
     }
 }
@@ -370,32 +360,6 @@ fn unknown(module: &Arc<str>, import: &str) -> Option<LoadFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_import_is_known_by_its_package_whatever_its_version() {
-        let cases = [
-            (
-                Import::Open,
-                "wasi:io/streams@0.2.0 wasi:cli/stdout@0.2.6 wasi:filesystem/types@0.2.3 wasi:sockets/tcp@0.2.0",
-            ),
-            (
-                Import::Circumstances,
-                "wasi:clocks/wall-clock@0.2.6 wasi:clocks/monotonic-clock@0.2.0 wasi:random/random@0.2.0",
-            ),
-            (Import::Config, "wasi:config/store@0.2.0-rc.1"),
-            (Import::Http, "wasi:http/outgoing-handler@0.2.6 wasi:http/types@0.2.0"),
-            (
-                Import::Unknown,
-                "acme:gpu/compute wasi:nn/graph@0.2.0 wasi log host wasi:io2/streams xwasi:io/streams",
-            ),
-        ];
-        for (meaning, imports) in cases {
-            for import in imports.split(' ') {
-                assert_eq!(classify(import), meaning, "{import}");
-            }
-        }
-        assert_eq!(classify(""), Import::Unknown);
-    }
 
     #[test]
     fn a_directory_gives_its_modules_in_the_order_of_their_paths() {

@@ -8,6 +8,12 @@ use std::time::Duration;
 
 use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
 
+use crate::digest::Digest;
+use crate::grants::{self, GrantOptions, Grants, ModulePattern};
+use crate::http::{
+    DEFAULT_HTTP_BYTES, DEFAULT_HTTP_CONCURRENT, DEFAULT_HTTP_REQUESTS, HttpLimits, HttpOptions,
+};
+
 /// Wall-clock limit of one attempt. 30 s: longer than a step should take, shorter than the
 /// patience of a load balancer.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,6 +33,28 @@ pub const DEFAULT_OUTPUT: u64 = 16 << 20;
 /// Bytes that one attempt may write to stdout and stderr together. 1 MiB is ten thousand lines.
 pub const DEFAULT_LOGS: u64 = 1 << 20;
 
+/// Lines that one attempt may write to stdout and stderr together. 10,000: each costs the host an
+/// event however short it is, and nobody reads more.
+pub const DEFAULT_LOG_LINES: u64 = 10_000;
+
+/// Files, directories and listings that one attempt may hold open at once. 64: a process is commonly
+/// given 1,024 for all that it does.
+pub const DEFAULT_OPEN_FILES: u64 = 64;
+
+/// Bytes that one attempt may write into granted directories. 1 GiB: well above a result that should
+/// be a file, well below a disk.
+pub const DEFAULT_DIR_BYTES: u64 = 1 << 30;
+
+/// Stack of a guest, in bytes. 1 MiB, twice wasmtime's default: Python's interpreter recurses deeply.
+pub const DEFAULT_STACK: u64 = 1 << 20;
+
+/// The smallest stack of a guest that can be set, in bytes. 64 KiB: no language's runtime does with less.
+pub const LEAST_STACK: u64 = 64 << 10;
+
+/// The largest stack of a guest that can be set, in bytes. 64 MiB: each of the pool's instances
+/// reserves as much address space.
+pub const MOST_STACK: u64 = 64 << 20;
+
 /// For how long an execution is remembered once it has ended. A week: long enough to be looked into
 /// after a weekend, and for a caller to ask again under the same id.
 pub const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -38,12 +66,18 @@ pub struct HostOptions {
     /// waits. Default 256: each holds a slot of reserved address space and, once used, keeps
     /// some resident memory warm. From 1 to 4,000 (the kernel's limit on memory maps).
     pub max_instances: usize,
+    /// Stack of a guest, in bytes, for all steps alike because the engine is made with it. Default
+    /// [`DEFAULT_STACK`]; from [`LEAST_STACK`] to [`MOST_STACK`].
+    pub max_stack: u64,
     /// Where compiled modules are kept.
     pub artifacts: Artifacts,
     /// For steps that declare nothing themselves and have no entry in `steps`.
     pub defaults: StepOptions,
     /// By step name; overrides what the step declares.
     pub steps: BTreeMap<String, StepOptions>,
+    /// Grants to all steps of modules, by the modules' names or digests. Of several that name a module,
+    /// the more exact one comes first.
+    pub modules: Vec<(ModulePattern, GrantOptions)>,
     /// Bounds on declarations and options alike.
     pub caps: Caps,
     /// Worker tasks that one execution may spread over. Default: the number of processors.
@@ -56,6 +90,8 @@ pub struct HostOptions {
     /// For how long an execution that kept results is remembered once it has ended;
     /// `Duration::MAX` is for ever. Default one week.
     pub retention: Duration,
+    /// How outgoing requests are made.
+    pub http: HttpOptions,
     /// What the embedder needs to make these options again when an execution is resumed elsewhere;
     /// kept with every execution that keeps results. Default nothing.
     pub settings: Option<String>,
@@ -65,14 +101,17 @@ impl Default for HostOptions {
     fn default() -> Self {
         Self {
             max_instances: 256,
+            max_stack: DEFAULT_STACK,
             artifacts: Artifacts::UserCache,
             defaults: StepOptions::default(),
             steps: BTreeMap::new(),
+            modules: Vec::new(),
             caps: Caps::default(),
             lanes: std::thread::available_parallelism().map_or(1, usize::from),
             tenant: "default".to_owned(),
             lease: docket_store::LEASE,
             retention: DEFAULT_RETENTION,
+            http: HttpOptions::default(),
             settings: None,
         }
     }
@@ -105,6 +144,22 @@ pub struct StepOptions {
     pub output: Option<u64>,
     /// Bytes written to stdout and stderr by one attempt.
     pub logs: Option<u64>,
+    /// Lines written to stdout and stderr by one attempt.
+    pub log_lines: Option<u64>,
+    /// Files, directories and listings held open at once by one attempt.
+    pub open_files: Option<u64>,
+    /// Bytes written into granted directories by one attempt; a file or directory that is made
+    /// counts as 4 KiB, whatever it holds.
+    pub dir_bytes: Option<u64>,
+    /// Processor time of one attempt, looked at every [`TICK`](crate::TICK). Measured by the clock of
+    /// the thread, so that it grows only while the guest or the host on its behalf computes.
+    pub cpu: Option<Duration>,
+    /// Outgoing HTTP requests of one attempt.
+    pub http_requests: Option<u64>,
+    /// Bytes that one attempt sends and receives over HTTP.
+    pub http_bytes: Option<u64>,
+    /// Outgoing HTTP requests of one attempt under way at once.
+    pub http_concurrent: Option<u64>,
     /// A deterministic budget of executed instructions, in wasmtime's fuel units. A step with a
     /// budget runs on a second engine that counts, which costs a fifth of its speed.
     pub fuel: Option<u64>,
@@ -114,6 +169,9 @@ pub struct StepOptions {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`. `Some` is the grant to read it, even when empty.
     pub config: Option<BTreeMap<String, String>>,
+    /// What the step may touch beyond its inputs, kind by kind before what its module was granted. The
+    /// defaults grant nothing: it would reach modules that come later.
+    pub grants: Option<GrantOptions>,
     /// Whether and how results are kept.
     pub persistence: Option<Keeping>,
     /// What to do where the store cannot be read or written. Without it the step fails.
@@ -166,6 +224,23 @@ pub struct Caps {
     pub output: u64,
     /// In bytes. Default 64 MiB.
     pub logs: u64,
+    /// Default 1,000,000 lines.
+    pub log_lines: u64,
+    /// Default 1,024 files.
+    pub open_files: u64,
+    /// In bytes. Default 1 TiB.
+    pub dir_bytes: u64,
+    /// Default none: the timeout bounds it already. A cap holds for steps that set nothing too.
+    pub cpu: Option<Duration>,
+    /// Fuel units. Default none; a cap holds for steps that set nothing too, which makes all run on
+    /// the engine that counts.
+    pub fuel: Option<u64>,
+    /// Default 10,000 requests of one attempt.
+    pub http_requests: u64,
+    /// In bytes. Default 1 GiB.
+    pub http_bytes: u64,
+    /// Default 100 requests at once.
+    pub http_concurrent: u64,
     /// Default 1,000 attempts, so that no module can keep a host busy for ever.
     pub max_attempts: NonZeroU32,
 }
@@ -178,6 +253,14 @@ impl Default for Caps {
             table_elements: 1_000_000,
             output: 256 << 20,
             logs: 64 << 20,
+            log_lines: 1_000_000,
+            open_files: 1_024,
+            dir_bytes: 1 << 40,
+            cpu: None,
+            fuel: None,
+            http_requests: 10_000,
+            http_bytes: 1 << 30,
+            http_concurrent: 100,
             max_attempts: NonZeroU32::new(1000).expect("1000 is not zero"),
         }
     }
@@ -196,6 +279,18 @@ pub struct Limits {
     pub output: u64,
     /// Bytes of stdout and stderr together.
     pub logs: u64,
+    /// Lines of stdout and stderr together.
+    pub log_lines: u64,
+    /// Files, directories and listings held open at once.
+    pub open_files: u64,
+    /// Bytes written into granted directories.
+    pub dir_bytes: u64,
+    /// Stack, in bytes: the host's, the same for all steps.
+    pub stack: u64,
+    /// Processor time; none is not measured.
+    pub cpu: Option<Duration>,
+    /// Outgoing HTTP.
+    pub http: HttpLimits,
     /// Fuel units; none is not counted.
     pub fuel: Option<u64>,
 }
@@ -211,6 +306,8 @@ pub struct Effective {
     pub max_concurrency: Option<NonZeroU32>,
     /// What the step reads by `wasi:config`, if it may.
     pub config: Option<BTreeMap<String, String>>,
+    /// What the step may touch beyond its inputs.
+    pub grants: Grants,
     /// How its results are kept, if they are.
     pub persistence: Option<Persistence>,
     /// What to do where the store cannot be read or written.
@@ -218,8 +315,8 @@ pub struct Effective {
 }
 
 impl HostOptions {
-    /// Returns how a step of this name and declaration is run.
-    pub fn effective(&self, step: &str, declared: &Policy) -> Effective {
+    /// Returns how a step of this name and declaration is run, in the module of this name and digest.
+    pub fn effective(&self, module: (&str, &Digest), step: &str, declared: &Policy) -> Effective {
         let none = StepOptions::default();
         let own = self.steps.get(step).unwrap_or(&none);
         let defaults = &self.defaults;
@@ -239,7 +336,27 @@ impl HostOptions {
             ),
             output: size(own.output, defaults.output, DEFAULT_OUTPUT, caps.output),
             logs: size(own.logs, defaults.logs, DEFAULT_LOGS, caps.logs),
-            fuel: own.fuel.or(defaults.fuel),
+            http: HttpLimits {
+                requests: size(
+                    own.http_requests,
+                    defaults.http_requests,
+                    DEFAULT_HTTP_REQUESTS,
+                    caps.http_requests,
+                ),
+                bytes: size(own.http_bytes, defaults.http_bytes, DEFAULT_HTTP_BYTES, caps.http_bytes),
+                concurrent: size(
+                    own.http_concurrent,
+                    defaults.http_concurrent,
+                    DEFAULT_HTTP_CONCURRENT,
+                    caps.http_concurrent,
+                ),
+            },
+            log_lines: size(own.log_lines, defaults.log_lines, DEFAULT_LOG_LINES, caps.log_lines),
+            open_files: size(own.open_files, defaults.open_files, DEFAULT_OPEN_FILES, caps.open_files),
+            dir_bytes: size(own.dir_bytes, defaults.dir_bytes, DEFAULT_DIR_BYTES, caps.dir_bytes),
+            stack: self.max_stack,
+            cpu: least(own.cpu.or(defaults.cpu), caps.cpu),
+            fuel: least(own.fuel.or(defaults.fuel), caps.fuel),
         };
         let mut retry = declared.retry.clone().unwrap_or_else(|| {
             let mut retry = Retry::once();
@@ -253,6 +370,7 @@ impl HostOptions {
             retry,
             max_concurrency: own.max_concurrency.or(declared.max_concurrency).or(defaults.max_concurrency),
             config: own.config.clone().or_else(|| defaults.config.clone()),
+            grants: grants::granted(own.grants.as_ref(), &self.modules, module.0, module.1),
             persistence: match own
                 .persistence
                 .or(declared.persistence.map(Keeping::On))
@@ -263,6 +381,14 @@ impl HostOptions {
             },
             on_store_error: own.on_store_error.or(defaults.on_store_error).unwrap_or_default(),
         }
+    }
+}
+
+/// Returns what was set, but no more than the cap; the cap where nothing was.
+fn least<T: Ord>(set: Option<T>, cap: Option<T>) -> Option<T> {
+    match (set, cap) {
+        (Some(set), Some(cap)) => Some(set.min(cap)),
+        (set, cap) => set.or(cap),
     }
 }
 
@@ -301,7 +427,7 @@ mod tests {
             (StepOptions::default(), Policy::default(), HostOptions::default());
         edit(&mut own, &mut declared, &mut host);
         host.steps.insert("Step".to_owned(), own);
-        host.effective("Step", &declared)
+        host.effective(("a.wasm", &Digest::of(b"a")), "Step", &declared)
     }
 
     #[test]
@@ -313,16 +439,24 @@ mod tests {
                 table_elements: DEFAULT_TABLE_ELEMENTS,
                 output: DEFAULT_OUTPUT,
                 logs: DEFAULT_LOGS,
+                log_lines: DEFAULT_LOG_LINES,
+                open_files: DEFAULT_OPEN_FILES,
+                dir_bytes: DEFAULT_DIR_BYTES,
+                stack: DEFAULT_STACK,
+                cpu: None,
+                http: HttpLimits::default(),
                 fuel: None,
             },
             retry: Retry::once(),
             max_concurrency: None,
             config: None,
+            grants: Grants::default(),
             persistence: None,
             on_store_error: OnStoreError::Fail,
         };
         assert_eq!(effective(|_, _, _| {}), expected);
-        assert_eq!(HostOptions::default().effective("Another", &Policy::default()), expected);
+        let module = ("a.wasm", &Digest::of(b"a"));
+        assert_eq!(HostOptions::default().effective(module, "Another", &Policy::default()), expected);
     }
 
     #[test]
@@ -361,7 +495,7 @@ mod tests {
 
     #[test]
     fn every_size_is_the_steps_or_the_hosts_and_never_above_its_cap() {
-        let sizes: [Size; 4] = [
+        let sizes: [Size; 10] = [
             (|own, n| own.memory = Some(n), |caps, n| caps.memory = n, |limits| limits.memory),
             (
                 |own, n| own.table_elements = Some(n),
@@ -370,6 +504,20 @@ mod tests {
             ),
             (|own, n| own.output = Some(n), |caps, n| caps.output = n, |limits| limits.output),
             (|own, n| own.logs = Some(n), |caps, n| caps.logs = n, |limits| limits.logs),
+            (|own, n| own.log_lines = Some(n), |caps, n| caps.log_lines = n, |limits| limits.log_lines),
+            (|own, n| own.open_files = Some(n), |caps, n| caps.open_files = n, |limits| limits.open_files),
+            (|own, n| own.dir_bytes = Some(n), |caps, n| caps.dir_bytes = n, |limits| limits.dir_bytes),
+            (
+                |own, n| own.http_requests = Some(n),
+                |caps, n| caps.http_requests = n,
+                |limits| limits.http.requests,
+            ),
+            (|own, n| own.http_bytes = Some(n), |caps, n| caps.http_bytes = n, |limits| limits.http.bytes),
+            (
+                |own, n| own.http_concurrent = Some(n),
+                |caps, n| caps.http_concurrent = n,
+                |limits| limits.http.concurrent,
+            ),
         ];
         for (set, cap, read) in sizes {
             let found = |own_size: Option<u64>, default: Option<u64>, most: u64| {
@@ -386,7 +534,27 @@ mod tests {
             assert_eq!(found(None, Some(20), 50), 20);
             assert_eq!(found(Some(60), Some(20), 50), 50);
             assert_eq!(found(None, Some(60), 50), 50);
-            assert_eq!(found(None, None, 50), 50, "the constant is bounded too");
+            assert_eq!(found(None, None, 5), 5, "the constant is bounded too");
+        }
+    }
+
+    #[test]
+    fn what_is_not_limited_by_default_is_bounded_by_its_cap_once_there_is_one() {
+        let cases = [
+            (None, None, None, None),
+            (Some(3), Some(5), None, Some(3)),
+            (None, Some(5), None, Some(5)),
+            (None, None, Some(4), Some(4)),
+            (Some(9), Some(2), Some(4), Some(4)),
+            (Some(3), None, Some(4), Some(3)),
+        ];
+        for (own_amount, default, cap, expected) in cases {
+            let found = effective(|own, _, host| {
+                (own.fuel, own.cpu) = (own_amount, own_amount.and_then(seconds));
+                (host.defaults.fuel, host.defaults.cpu) = (default, default.and_then(seconds));
+                (host.caps.fuel, host.caps.cpu) = (cap, cap.and_then(seconds));
+            });
+            assert_eq!((found.limits.fuel, found.limits.cpu), (expected, expected.and_then(seconds)));
         }
     }
 

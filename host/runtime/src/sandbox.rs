@@ -1,5 +1,5 @@
 //! Owns what a guest can see and use: the state behind one instance, its limits, and the linker.
-//! Nothing is granted here beyond the step's own configuration.
+//! Without grants that is nothing beyond the step's own configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,18 +7,42 @@ use std::sync::Arc;
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::SeedableRng as _;
 use sha2::{Digest as _, Sha256};
-use wasmtime::ResourceLimiter;
-use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::{ResourceLimiter, StoreContextMut};
+use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
+use wasmtime_wasi::p2::IoError;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::p2::bindings::filesystem::types;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_io::bindings::wasi::io::poll;
 
 use crate::bindings::config;
+use crate::denied;
+use crate::failure::StepFailure;
+use crate::files::{Files, FilesView};
+use crate::grants::{Access, Circumstance, Grants};
 use crate::guest_clock::{ClockView, GuestClock};
-use crate::guest_log::{GuestLog, LineSink, Stream};
+use crate::guest_log::{GuestLog, LineSink, Stream, Volume};
+use crate::http::{self, HttpAttempt, HttpGrant, HttpLimits, Noted};
 use crate::options::Limits;
 
 /// What a step's configuration is: keys and values, in the order of the keys.
 pub(crate) type StepConfig = Arc<BTreeMap<String, String>>;
+
+/// The most handles of the host's that one guest may hold: streams, timers, files. 65,536: far more than
+/// a program needs, and a few megabytes of the host's memory.
+const MOST_HANDLES: usize = 1 << 16;
+
+/// What an operator gives a step.
+#[derive(Clone, Default)]
+pub(crate) struct Given {
+    pub(crate) config: Option<StepConfig>,
+    pub(crate) grants: Arc<Grants>,
+    /// What of the grants is about HTTP, with the values of secrets.
+    pub(crate) http: Option<Arc<HttpGrant>>,
+}
 
 /// Everything one instance has from the host.
 pub(crate) struct Sandbox {
@@ -28,9 +52,12 @@ pub(crate) struct Sandbox {
     clock: GuestClock,
     /// Made with `wasi`.
     log: Option<GuestLog>,
-    log_limit: u64,
+    log_limit: Volume,
     lines: LineSink,
-    config: Option<StepConfig>,
+    given: Given,
+    files: Files,
+    /// Of a step with a grant; without one it is made when the guest first asks for HTTP, and refuses all.
+    http: Option<Box<HttpAttempt>>,
     /// What all the guest's randomness comes from.
     seed: [u8; 32],
     memory: Meter,
@@ -42,17 +69,25 @@ impl Sandbox {
         limits: &Limits,
         started_at_ms: u64,
         seed: [u8; 32],
-        config: Option<StepConfig>,
+        given: Given,
         lines: LineSink,
     ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MOST_HANDLES);
+        let clock = match given.grants.clock {
+            Circumstance::Virtual => GuestClock::new(started_at_ms),
+            Circumstance::Real => GuestClock::real(),
+        };
         Self {
-            table: ResourceTable::new(),
+            table,
             wasi: None,
-            clock: GuestClock::new(started_at_ms),
+            clock,
+            files: Files::new(limits.open_files, limits.dir_bytes),
             log: None,
-            log_limit: limits.logs,
+            log_limit: Volume { bytes: limits.logs, lines: limits.log_lines },
             lines,
-            config,
+            http: given.http.clone().map(|grant| Box::new(HttpAttempt::new(Some(grant), limits.http, seed))),
+            given,
             seed,
             memory: Meter::new(limits.memory),
             tables: Meter::new(limits.table_elements),
@@ -79,20 +114,62 @@ impl Sandbox {
         self.log.as_ref()
     }
 
-    fn new_wasi(&mut self) -> WasiCtx {
+    /// Returns what went wrong in the guest's use of HTTP, if it ever came to that.
+    pub(crate) fn http_noted(&self) -> Option<Noted> {
+        self.http.as_ref().map(|http| http.take_noted())
+    }
+
+    /// Opens the directories that were granted, if any were.
+    ///
+    /// # Errors
+    /// The first that cannot be opened.
+    pub(crate) fn open_dirs(&mut self) -> Result<(), StepFailure> {
+        let grants = Arc::clone(&self.given.grants);
+        if grants.dirs.is_empty() {
+            return Ok(());
+        }
+        let mut wasi = self.wasi_builder();
+        for dir in &grants.dirs {
+            let perms = match dir.access {
+                Access::ReadOnly => FsPerms::ReadOnly,
+                Access::ReadWrite => FsPerms::ReadWrite,
+            };
+            wasi.preopened_dir(&dir.host, &dir.guest, perms).map_err(|error| {
+                StepFailure::Grant(format!(
+                    "`{}` cannot be opened: {}",
+                    dir.host.display(),
+                    error.root_cause()
+                ))
+            })?;
+        }
+        self.wasi = Some(wasi.build());
+        Ok(())
+    }
+
+    fn wasi_builder(&mut self) -> WasiCtxBuilder {
         let log = self.log.insert(GuestLog::new(self.log_limit, self.lines.take()));
         let [secure, insecure, seed] = ["secure", "insecure", "insecure-seed"].map(|purpose| {
             let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(self.seed);
             <[u8; 32]>::from(digest.finalize())
         });
         let seed = u128::from_le_bytes(*seed.first_chunk().expect("a digest has 32 bytes"));
+        // Whatever is not set here is empty or denied; randomness is the system's.
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(log.stream(Stream::Stdout))
-            .stderr(log.stream(Stream::Stderr))
-            .secure_random(ChaCha12Rng::from_seed(secure))
-            .insecure_random(ChaCha12Rng::from_seed(insecure))
-            .insecure_random_seed(seed);
-        wasi.build()
+        wasi.stdout(log.stream(Stream::Stdout)).stderr(log.stream(Stream::Stderr));
+        let grants = &self.given.grants;
+        if grants.random == Circumstance::Virtual {
+            wasi.secure_random(ChaCha12Rng::from_seed(secure))
+                .insecure_random(ChaCha12Rng::from_seed(insecure))
+                .insecure_random_seed(seed);
+        }
+        for (name, value) in &grants.env {
+            wasi.env(name, value);
+        }
+        // As programs commonly find their secrets, so that they need not know of placeholders.
+        for (name, placeholder) in self.http.iter().flat_map(|http| http.placeholders()) {
+            wasi.env(name, placeholder);
+        }
+        wasi
     }
 }
 
@@ -130,35 +207,81 @@ impl ResourceLimiter for Sandbox {
     }
 }
 
-impl WasiView for Sandbox {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
+/// What WASI's views are made of.
+struct Parts<'a> {
+    wasi: &'a mut WasiCtx,
+    table: &'a mut ResourceTable,
+    files: &'a mut Files,
+}
+
+impl Sandbox {
+    fn parts(&mut self) -> Parts<'_> {
         if self.wasi.is_none() {
-            let wasi = self.new_wasi();
+            let wasi = self.wasi_builder().build();
             self.wasi = Some(wasi);
         }
-        WasiCtxView { ctx: self.wasi.as_mut().expect("made just above"), table: &mut self.table }
+        let wasi = self.wasi.as_mut().expect("made just above");
+        Parts { wasi, table: &mut self.table, files: &mut self.files }
     }
 }
 
-/// Returns the linker of all guests: WASI preview 2 with an empty context, clocks of our own, and
-/// `wasi:config`. Who may import `wasi:config` is decided when a module is loaded.
+impl WasiView for Sandbox {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let Parts { wasi, table, files: _ } = self.parts();
+        WasiCtxView { ctx: wasi, table }
+    }
+}
+
+impl WasiHttpView for Sandbox {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let refusing = || Box::new(HttpAttempt::new(None, HttpLimits::default(), self.seed));
+        let HttpAttempt { context, hooks } = &mut **self.http.get_or_insert_with(refusing);
+        WasiHttpCtxView { hooks, table: &mut self.table, ctx: context }
+    }
+}
+
+/// Returns the linker of all guests: WASI preview 2, of which clocks, waiting, files and sockets are
+/// replaced by ours, `wasi:config` and `wasi:http`. Who may import those two is decided when a module is
+/// loaded.
 pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     linker.allow_shadowing(true);
     wall_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     monotonic_clock::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
+    poll::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
+    types::add_to_linker::<Sandbox, Files>(&mut linker, files_view)?;
+    denied::add_to_linker(&mut linker)?;
+    linker.instance(HTTP_TYPES)?.func_wrap("http-error-code", http_error_code)?;
     linker.allow_shadowing(false);
     config::store::add_to_linker::<Sandbox, HasConfig>(&mut linker, config_view)?;
     Ok(linker)
 }
 
+/// The interface as wasmtime-wasi-http names it; guests with another 0.2 find it too.
+const HTTP_TYPES: &str = "wasi:http/types@0.2.12";
+
+/// `http-error-code`: why the reading of a body failed.
+fn http_error_code(
+    store: StoreContextMut<'_, Sandbox>,
+    (error,): (Resource<IoError>,),
+) -> wasmtime::Result<(Option<ErrorCode>,)> {
+    Ok((http::code(store.data().table.get(&error)?),))
+}
+
 fn clock_view(sandbox: &mut Sandbox) -> ClockView<'_> {
-    ClockView { clock: &sandbox.clock, table: &mut sandbox.table }
+    ClockView { clock: &mut sandbox.clock, table: &mut sandbox.table }
+}
+
+fn files_view(sandbox: &mut Sandbox) -> FilesView<'_> {
+    let parts = sandbox.parts();
+    let wasi = WasiFilesystemCtxView { ctx: parts.wasi.filesystem(), table: parts.table };
+    FilesView { files: parts.files, wasi }
 }
 
 fn config_view(sandbox: &mut Sandbox) -> ConfigView<'_> {
-    ConfigView { config: sandbox.config.as_deref() }
+    ConfigView { config: sandbox.given.config.as_deref() }
 }
 
 /// What `wasi:config` shows of a sandbox.

@@ -4,15 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use docket_graph::Graph;
 use docket_runtime::{
-    Artifacts, BuildError, Caps, DEFAULT_RETENTION, Host, HostBuilder, HostOptions, LoadErrors, LoadFault,
-    Observer,
+    Artifacts, BuildError, Caps, DEFAULT_RETENTION, DEFAULT_STACK, Host, HostBuilder, HostOptions,
+    LoadErrors, LoadFault, Observer,
 };
 use docket_store::LEASE;
 
 use crate::args::GlobalArgs;
-use crate::config::Config;
+use crate::config::{Config, ModuleConfig};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::log::LogObserver;
@@ -29,8 +28,14 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
     let caps = Caps::default();
     HostOptions {
         max_instances: config.max_instances.unwrap_or(DEFAULT_INSTANCES),
+        max_stack: config.max_stack.unwrap_or(DEFAULT_STACK),
         artifacts: args.artifact_dir.clone().map_or(Artifacts::UserCache, Artifacts::Dir),
         defaults: config.defaults.clone(),
+        modules: config
+            .modules
+            .iter()
+            .map(|module| (module.pattern.clone(), module.grants.clone()))
+            .collect(),
         steps: config.steps.iter().map(|(name, step)| (name.clone(), step.options.clone())).collect(),
         caps: Caps {
             timeout: config.caps.timeout.unwrap_or(caps.timeout),
@@ -38,12 +43,20 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
             table_elements: config.caps.table_elements.unwrap_or(caps.table_elements),
             output: config.caps.output.unwrap_or(caps.output),
             logs: config.caps.logs.unwrap_or(caps.logs),
+            log_lines: config.caps.log_lines.unwrap_or(caps.log_lines),
+            open_files: config.caps.open_files.unwrap_or(caps.open_files),
+            dir_bytes: config.caps.dir_bytes.unwrap_or(caps.dir_bytes),
+            cpu: config.caps.cpu.or(caps.cpu),
+            http_requests: config.caps.http_requests.unwrap_or(caps.http_requests),
+            http_bytes: config.caps.http_bytes.unwrap_or(caps.http_bytes),
+            http_concurrent: config.caps.http_concurrent.unwrap_or(caps.http_concurrent),
+            fuel: config.caps.fuel.or(caps.fuel),
             max_attempts: config.caps.max_attempts.unwrap_or(caps.max_attempts),
         },
         tenant: TENANT.to_owned(),
         lease: config.store.lease.unwrap_or(LEASE),
         retention: config.store.retention.unwrap_or(DEFAULT_RETENTION),
-        settings: config.text.clone(),
+        settings: config.settings(),
         ..HostOptions::default()
     }
 }
@@ -87,7 +100,7 @@ async fn of_directory(
     let place = modules_of(session.args.module_dir());
     let build = async move { builder.build().await.map_err(|error| refused(error, &place)) };
     let host = session.elsewhere(build).await?;
-    check_steps(config, host.graph())?;
+    check_names(config, &host)?;
     Ok(host)
 }
 
@@ -131,9 +144,10 @@ fn observer(session: &Session) -> Option<Arc<dyn Observer>> {
 pub(crate) fn refused(error: BuildError, place: &str) -> CliError {
     match error {
         BuildError::Load(errors) => unloadable(&errors, place),
-        BuildError::Instances(_) | BuildError::Artifacts(_) | BuildError::Engine(_) => {
-            CliError::of(Exit::Configuration, &error)
-        }
+        BuildError::Instances(_)
+        | BuildError::Stack(_)
+        | BuildError::Artifacts(_)
+        | BuildError::Engine(_) => CliError::of(Exit::Configuration, &error),
         // A reason of a later version of the runtime.
         other => CliError::of(Exit::Configuration, &other),
     }
@@ -155,10 +169,11 @@ fn is_not_there(fault: &LoadFault) -> bool {
     }
 }
 
-/// Checks that every step that is configured exists: a policy for a step that was misspelt would
-/// be obeyed by none.
-fn check_steps(config: &Config, graph: &Graph) -> Result<(), CliError> {
+/// Checks that every step and module that is configured exists: a policy for one that was misspelt
+/// would be obeyed by none.
+fn check_names(config: &Config, host: &Host) -> Result<(), CliError> {
     let Some(path) = &config.path else { return Ok(()) };
+    let (graph, modules) = (host.graph(), host.generation().modules());
     let unknown = |name: &&String| graph.find_step(name).is_none();
     let mut faults: Vec<_> = config
         .steps
@@ -170,6 +185,12 @@ fn check_steps(config: &Config, graph: &Graph) -> Result<(), CliError> {
             (line, format!("{}:{line}: no module has a step `{name}`{meant}", path.display()))
         })
         .collect();
+    for ModuleConfig { line, pattern, .. } in &config.modules {
+        if !modules.iter().any(|module| pattern.matches(&module.name, &module.digest)) {
+            let meant = meant(pattern.as_str(), modules.iter().map(|module| &*module.name));
+            faults.push((*line, format!("{}:{line}: there is no module `{pattern}`{meant}", path.display())));
+        }
+    }
     if faults.is_empty() {
         return Ok(());
     }

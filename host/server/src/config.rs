@@ -2,6 +2,7 @@
 //! in a file is reported at once, with its line. Never applies anything to a host.
 
 mod section;
+mod grants;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -17,6 +18,8 @@ use crate::args::duration;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::input::{InputArg, InputSource};
+use grants::{Ask, Surroundings};
+pub(crate) use grants::{Environment, ModuleConfig};
 use section::{File, Section};
 
 /// The name of the file that is looked for.
@@ -27,6 +30,13 @@ const DEFAULT_FACTOR: f64 = 2.0;
 
 /// The shortest lease that can be set. 1 s: a shorter one lapses while a busy machine is still at it.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
+/// Why there are no grants among the defaults.
+const NO_DEFAULT_GRANTS: &str = "it would reach every module, also those that come later; \
+     grant to a step as `[step.NAME]` or to a module as `[module.\"NAME.wasm\"]`";
+
+/// What stands before the directory at the end of settings that are kept.
+const BESIDE: &str = "# The directory that this was read in: ";
 
 /// The word for a retention without an end.
 const FOR_EVER: &str = "forever";
@@ -44,10 +54,14 @@ pub(crate) struct Config {
     pub(crate) defaults: StepOptions,
     /// `[step.NAME]`, by name.
     pub(crate) steps: BTreeMap<String, StepConfig>,
+    /// `[module."NAME"]`, in the order of the names.
+    pub(crate) modules: Vec<ModuleConfig>,
     /// `[caps]`
     pub(crate) caps: CapsConfig,
     /// `[host] max-instances`
     pub(crate) max_instances: Option<usize>,
+    /// `[host] max-stack`
+    pub(crate) max_stack: Option<u64>,
     /// `[store]`
     pub(crate) store: StoreConfig,
 }
@@ -85,6 +99,14 @@ pub(crate) struct CapsConfig {
     pub(crate) memory: Option<u64>,
     pub(crate) output: Option<u64>,
     pub(crate) logs: Option<u64>,
+    pub(crate) log_lines: Option<u64>,
+    pub(crate) open_files: Option<u64>,
+    pub(crate) dir_bytes: Option<u64>,
+    pub(crate) cpu: Option<Duration>,
+    pub(crate) http_requests: Option<u64>,
+    pub(crate) http_bytes: Option<u64>,
+    pub(crate) http_concurrent: Option<u64>,
+    pub(crate) fuel: Option<u64>,
     pub(crate) table_elements: Option<u64>,
     pub(crate) max_attempts: Option<NonZeroU32>,
 }
@@ -97,7 +119,7 @@ impl Config {
     pub(crate) fn load(named: Option<&Path>, dir: &Path) -> Result<Self, CliError> {
         let path = named.map_or_else(|| dir.join(FILE_NAME), Path::to_owned);
         match std::fs::read_to_string(&path) {
-            Ok(text) => Self::parse(path, &text),
+            Ok(text) => Self::parse(path, &text, &Environment::of_process()),
             Err(error)
                 if named.is_none()
                     && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
@@ -118,18 +140,64 @@ impl Config {
     ///
     /// # Errors
     /// Every fault in it.
-    pub(crate) fn parse(path: PathBuf, text: &str) -> Result<Self, CliError> {
+    pub(crate) fn parse(path: PathBuf, text: &str, environment: &Environment) -> Result<Self, CliError> {
+        let beside = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self::parse_beside(path, &beside, text, environment)
+    }
+
+    /// Reads what was kept with an execution, under this name.
+    ///
+    /// # Errors
+    /// Every fault in it.
+    pub(crate) fn parse_kept(
+        name: &str,
+        settings: &str,
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
+        let place = settings.lines().next_back().and_then(|line| line.strip_prefix(BESIDE));
+        Self::parse_beside(name.into(), Path::new(place.unwrap_or_default()), settings, environment)
+    }
+
+    /// Returns what is kept with an execution, to set a host up in the same way later: the text, with the
+    /// store's address in the form without its password, and the directory that it was read in.
+    pub(crate) fn settings(&self) -> Option<String> {
+        let (path, text) = (self.path.as_deref()?, self.text.as_deref()?);
+        let beside = std::path::absolute(path).ok()?;
+        let beside = beside.parent().unwrap_or(Path::new("/")).display();
+        Some(format!("{}\n{BESIDE}{beside}\n", without_store(text)))
+    }
+
+    fn parse_beside(
+        path: PathBuf,
+        beside: &Path,
+        text: &str,
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
         let file = File::new(&path, text);
         let mut config = Self::default();
         if let Some(mut root) = file.root() {
-            config.run = root.section("run", |section| run(section, &path)).unwrap_or_default();
-            config.defaults = root.section("defaults", step_defaults).unwrap_or_default();
+            let around = Surroundings { beside, environment };
+            let mut asks = Vec::new();
+            config.run = root.section("run", |section| run(section, beside)).unwrap_or_default();
+            let defaults = |section: &mut Section<'_, '_>| {
+                section.refuse("grants", NO_DEFAULT_GRANTS);
+                step_defaults(section)
+            };
+            config.defaults = root.section("defaults", defaults).unwrap_or_default();
+            let steps = |section: &mut Section<'_, '_>| steps(section, &around, &mut asks);
             config.steps = root.section("step", steps).unwrap_or_default();
-            config.caps = root.section("caps", caps).unwrap_or_default();
-            let host = |host: &mut Section<'_, '_>| host.count("max-instances");
-            let most = root.section("host", host).flatten();
+            let modules = |section: &mut Section<'_, '_>| grants::modules(section, &around, &mut asks);
+            config.modules = root.section("module", modules).unwrap_or_default();
+            let (caps, bounds) = root.section("caps", |section| caps(section, beside)).unwrap_or_default();
+            config.caps = caps;
+            if let Some(bounds) = bounds {
+                bounds.hold(&asks, &file);
+            }
+            let host = |host: &mut Section<'_, '_>| (host.count("max-instances"), host.size("max-stack"));
+            let (most, stack) = root.section("host", host).unwrap_or_default();
             config.max_instances = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-            config.store = root.section("store", |section| store(section, &path)).unwrap_or_default();
+            config.max_stack = stack;
+            config.store = root.section("store", |section| store(section, beside)).unwrap_or_default();
             root.finish();
         }
         let faults = file.into_faults();
@@ -141,8 +209,7 @@ impl Config {
     }
 }
 
-fn run(section: &mut Section<'_, '_>, file: &Path) -> RunConfig {
-    let beside = file.parent().unwrap_or(Path::new(""));
+fn run(section: &mut Section<'_, '_>, beside: &Path) -> RunConfig {
     RunConfig {
         output: section.parsed("output", Port::parse),
         inputs: section
@@ -164,8 +231,7 @@ fn named_beside(dir: &Path, InputArg { port, source }: InputArg) -> InputArg {
     InputArg { port, source }
 }
 
-fn store(section: &mut Section<'_, '_>, file: &Path) -> StoreConfig {
-    let beside = file.parent().unwrap_or(Path::new(""));
+fn store(section: &mut Section<'_, '_>, beside: &Path) -> StoreConfig {
     // A place that the configuration names lies beside it, wherever the command is called.
     let url = section.parsed("url", StoreUrl::parse).map(|url| match url {
         StoreUrl::Sled(path) => StoreUrl::Sled(beside.join(path)),
@@ -187,12 +253,20 @@ fn store(section: &mut Section<'_, '_>, file: &Path) -> StoreConfig {
     }
 }
 
-fn steps(section: &mut Section<'_, '_>) -> BTreeMap<String, StepConfig> {
+fn steps(
+    section: &mut Section<'_, '_>,
+    around: &Surroundings<'_>,
+    asks: &mut Vec<Ask>,
+) -> BTreeMap<String, StepConfig> {
     let mut steps = BTreeMap::new();
     for name in section.names() {
         let read = |step: &mut Section<'_, '_>| StepConfig {
             line: step.line(),
-            options: StepOptions { config: step.section("config", step_config), ..step_defaults(step) },
+            options: StepOptions {
+                config: step.section("config", step_config),
+                grants: grants::grants(step, around, asks),
+                ..step_defaults(step)
+            },
         };
         if let Some(step) = section.section(&name, read) {
             steps.insert(name, step);
@@ -209,10 +283,18 @@ fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
         table_elements: section.count("table-elements"),
         output: section.size("output-size"),
         logs: section.size("log-size"),
+        log_lines: section.count("log-lines"),
+        open_files: section.count("open-files"),
+        dir_bytes: section.size("dir-bytes"),
+        cpu: section.duration("cpu"),
+        http_requests: section.count("http-requests"),
+        http_bytes: section.size("http-bytes"),
+        http_concurrent: section.count("http-concurrent"),
         fuel: section.count("fuel"),
         retry: section.section("retry", retry).unwrap_or_default(),
         max_concurrency: section.count_u32("max-concurrency"),
         config: None,
+        grants: None,
         persistence: section.section_or_off("persistence", persistence).and_then(|keep| match keep {
             Some(persistence) => persistence.map(Keeping::On),
             None => Some(Keeping::Off),
@@ -276,18 +358,23 @@ fn code(text: &str) -> Result<Match, &'static str> {
 
 fn kind(text: &str) -> Result<Match, String> {
     use FailureClass::*;
-    const KINDS: [(&str, FailureClass); 14] = [
+    const KINDS: [(&str, FailureClass); 19] = [
         ("retryable", Retryable),
         ("permanent", Permanent),
         ("abort", Abort),
         ("timeout", Timeout),
+        ("cpu", Cpu),
         ("trap", Trap),
+        ("stack", Stack),
         ("exit", Exit),
         ("fuel", Fuel),
         ("memory", Memory),
         ("table", Table),
         ("output", Output),
         ("logs", Logs),
+        ("files", Files),
+        ("grant", Grant),
+        ("http", Http),
         ("answer", Answer),
         ("store", Store),
         ("internal", Internal),
@@ -309,23 +396,53 @@ fn backoff(section: &mut Section<'_, '_>) -> Option<Backoff> {
     Some(Backoff { growth: growth?, initial: initial?, factor: factor.unwrap_or(DEFAULT_FACTOR), max })
 }
 
-fn caps(section: &mut Section<'_, '_>) -> CapsConfig {
-    CapsConfig {
+fn caps(section: &mut Section<'_, '_>, beside: &Path) -> (CapsConfig, Option<grants::Bounds>) {
+    let bounds = grants::bounds(section, beside);
+    let caps = CapsConfig {
         timeout: section.duration("timeout"),
         memory: section.size("memory"),
         output: section.size("output-size"),
         logs: section.size("log-size"),
+        log_lines: section.count("log-lines"),
+        open_files: section.count("open-files"),
+        dir_bytes: section.size("dir-bytes"),
+        cpu: section.duration("cpu"),
+        http_requests: section.count("http-requests"),
+        http_bytes: section.size("http-bytes"),
+        http_concurrent: section.count("http-concurrent"),
+        fuel: section.count("fuel"),
         table_elements: section.count("table-elements"),
         max_attempts: section.count_u32("max-attempts"),
+    };
+    (caps, bounds)
+}
+
+/// Returns the text with the store's address in the form that shows no password. Whoever resumes names
+/// the store anyway.
+fn without_store(text: &str) -> String {
+    let Ok(table) = toml::de::DeTable::parse(text) else { return text.to_owned() };
+    let store = table.get_ref().get("store").and_then(|store| store.get_ref().get("url"));
+    let Some((url, span)) = store.and_then(|url| Some((url.get_ref().as_str()?, url.span()))) else {
+        return text.to_owned();
+    };
+    match StoreUrl::parse(url) {
+        Ok(parsed @ (StoreUrl::Postgres(_) | StoreUrl::Mysql(_) | StoreUrl::Redis(_))) => {
+            let shown = toml::Value::String(parsed.to_string());
+            format!("{}{shown}{}", &text[..span.start], &text[span.end..])
+        }
+        _ => text.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use docket_runtime::{Circumstance, GrantOptions, SecretSource};
+
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse("dir/docket.toml".into(), text).map_err(|error| error.sentence())
+        let environment = Environment::of([("REGION", "eu"), ("AWS_A", "1"), ("AWS_B", "2")]);
+        Config::parse("dir/docket.toml".into(), text, &environment).map_err(|error| error.sentence())
     }
 
     /// Each text has exactly these faults, in this order.
@@ -347,8 +464,8 @@ mod tests {
             r#"
             run = { output = "a.B#c", input = ['{}', 'a.A=@in.json'], timeout = "1m" }
             defaults = { timeout = "5s", memory = "256MiB", output-size = "16 MiB", log-size = "1kB" }
-            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5 }
-            host = { max-instances = 6 }
+            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5, log-lines = 6, open-files = 7, dir-bytes = "8B", cpu = "9s", fuel = 10, http-requests = 11, http-bytes = "12B", http-concurrent = 13 }
+            host = { max-instances = 6, max-stack = "2MiB" }
             store = { url = "sled:.docket", retention = "7d", lease = "10s" }
             [step.B]
             persistence = false
@@ -374,7 +491,26 @@ mod tests {
         assert_eq!(config.run.timeout, Some(Duration::from_secs(60)));
         assert_eq!(config.defaults.memory, Some(256 << 20));
         assert_eq!((config.defaults.output, config.defaults.logs), (Some(16 << 20), Some(1000)));
-        let CapsConfig { timeout, memory, output, logs, table_elements, max_attempts } = config.caps;
+        let CapsConfig {
+            timeout,
+            memory,
+            output,
+            logs,
+            log_lines,
+            open_files,
+            dir_bytes,
+            cpu,
+            http_requests,
+            http_bytes,
+            http_concurrent,
+            fuel,
+            table_elements,
+            max_attempts,
+        } = config.caps;
+        assert_eq!((log_lines, open_files, dir_bytes), (Some(6), Some(7), Some(8)));
+        assert_eq!((cpu, fuel), (Some(Duration::from_secs(9)), Some(10)));
+        assert_eq!((http_requests, http_bytes, http_concurrent), (Some(11), Some(12), Some(13)));
+        assert_eq!(config.max_stack, Some(2 << 20));
         assert_eq!((timeout, memory), (Some(Duration::from_secs(3600)), Some(1 << 30)));
         assert_eq!((output, logs, table_elements), (Some(2), Some(3), Some(4)));
         assert_eq!((max_attempts, config.max_instances), (NonZeroU32::new(5), Some(6)));
@@ -454,6 +590,113 @@ mod tests {
             "[step.A]\nconfig = { x = [] }",
             &["2: `step.A.config.x` must be a string, a number or a boolean, not an array"],
         );
+    }
+
+    #[test]
+    fn grants_are_read_with_the_environment_and_the_directories_around_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("data/in")).unwrap();
+        let text = "[step.A]\ngrants = { env = ['REGION', 'AWS_*'], dir = ['ro:data/in', 'rw:data=/out'], \
+                    http = ['GET https://a.example.com/v1'], secrets = { KEY = 'env:KEY', FILE = { from = 'file:f', hosts = ['a.example.com'] } }, \
+                    clock = 'real', random = 'virtual' }\n[module.'a*.wasm']\ngrants.env = { REGION = 'us', N = 7 }\n";
+        let environment = Environment::of([("REGION", "eu"), ("AWS_A", "1"), ("AWS_B", "2"), ("HOME", "/")]);
+        let config = Config::parse(dir.path().join("docket.toml"), text, &environment).unwrap();
+        let grants = config.steps["A"].options.grants.clone().unwrap();
+        let env: Vec<_> =
+            grants.env.as_ref().unwrap().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(env, ["AWS_A=1", "AWS_B=2", "REGION=eu"]);
+        let root = dir.path().canonicalize().unwrap();
+        let dirs: Vec<_> = grants.dirs.as_ref().unwrap().iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("ro:{}=/in", root.join("data/in").display()),
+            format!("rw:{}=/out", root.join("data").display()),
+        ];
+        assert_eq!(dirs, expected);
+        assert_eq!(grants.http.unwrap().len(), 1);
+        let secrets = grants.secrets.unwrap();
+        let file = SecretSource::File(dir.path().join("f"));
+        assert_eq!((&secrets["FILE"].from, secrets["FILE"].hosts.as_ref().unwrap().len()), (&file, 1));
+        assert_eq!(secrets["KEY"].hosts, None);
+        assert_eq!((grants.clock, grants.random), (Some(Circumstance::Real), Some(Circumstance::Virtual)));
+        let ModuleConfig { line, pattern, grants } = &config.modules[0];
+        assert_eq!((*line, pattern.as_str()), (3, "a*.wasm"));
+        let env = BTreeMap::from(
+            [("N", "7"), ("REGION", "us")].map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        assert_eq!(*grants, GrantOptions { env: Some(env), ..GrantOptions::default() });
+    }
+
+    #[test]
+    fn what_is_wrong_about_grants_comes_at_once_with_what_to_do() {
+        check(
+            "[defaults]\ngrants = { clock = 'real' }\n[step.A]\ngrants = { env = ['REGIONS', 'A=B'], dir = ['data',\n\
+             'ro:nowhere', 'ro:/'], clock = 'rael', config = {}, htpp = [], http = ['GET ftp://x'] }\n[module.'b.wasm']\n\
+             grant = {}\n[module.'c.wasm']\ngrants = { secrets = { '7' = 'env:X', Y = 'verbatim', Z = {} }, dir = ['ro:/=/x', 'rw:/=/x'] }\n",
+            &[
+                "2: `defaults.grants` cannot be set: it would reach every module, also those that come later; grant to a step as `[step.NAME]` or to a module as `[module.\"NAME.wasm\"]`",
+                "4: `step.A.grants.env` is wrong: `A=B` is not a name; it must not be empty, nor hold `=`",
+                "4: `step.A.grants.env` is wrong: `REGIONS` is not set in the environment of this process; set it, or write `env = { REGIONS = \"…\" }`",
+                "4: `step.A.grants.dir` is wrong: `data` is not a directory with an access; write `ro:PATH` or `rw:PATH`",
+                "5: `step.A.grants.http` is wrong: `GET ftp://x` is not a rule for HTTP requests: `ftp` is not a scheme of HTTP; use `http` or `https`",
+                "5: `step.A.grants.dir` is wrong: the directory `dir/nowhere` cannot be used: No such file or directory (os error 2)",
+                "5: `step.A.grants.dir` is wrong: `ro:/` has no name for the guest to find it under; write `ro:/=/NAME`",
+                "5: `step.A.grants.clock` is wrong: `rael` is unknown; did you mean `real`?",
+                "5: `step.A.grants.config` cannot be set: write `config` beside `grants`; to set it is to grant it",
+                "5: unknown key `htpp` in `step.A.grants`; did you mean `http`?",
+                "6: `module.b.wasm` needs `grants`",
+                "7: unknown key `grant` in `module.b.wasm`; did you mean `grants`?",
+                "9: `module.c.wasm.grants.secrets.7` is wrong: `7` is not a name for a secret; use letters, digits and `_`, not a digit first",
+                "9: `module.c.wasm.grants.secrets.Y` is wrong: where a secret comes from is written `env:NAME` or `file:PATH`",
+                "9: `module.c.wasm.grants.secrets.Z` needs `from`",
+                "9: `module.c.wasm.grants.dir` is wrong: the guest would find two directories at `/x`; write one as `rw:PATH=/OTHER`",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_grant_outside_the_caps_is_refused_with_both_lines() {
+        let asked = "[step.A]\ngrants.http = ['GET https://a.example.com/v1']\ngrants.env = ['REGION']\n\
+                     grants.dir = ['ro:/usr/bin']\ngrants.clock = 'real'\ngrants.random = 'real'\n\
+                     grants.secrets.KEY = 'env:KEY'\n";
+        assert!(parse(asked).is_ok(), "without caps for grants there is no bound");
+        assert!(parse(&format!("{asked}[caps]\nmemory = '1GiB'\n")).is_ok());
+        let wide = "[caps.grants]\nhttp = ['* https://*.example.com']\nenv = ['REG*']\ndir = ['/usr']\n\
+                    clock = 'real'\nrandom = 'real'\nsecrets = ['*']\n";
+        assert!(parse(&format!("{asked}{wide}")).is_ok());
+        let narrow =
+            "[caps.grants]\nhttp = ['GET https://b.example.com']\nenv = ['AWS_*']\ndir = ['/usr/lib']\n";
+        check(
+            &format!("{asked}{narrow}"),
+            &[
+                "2: `step.A.grants.http` grants `GET https://a.example.com/v1`, which `caps.grants.http` in line 9 does not allow",
+                "3: `step.A.grants.env` grants `REGION`, which `caps.grants.env` in line 10 does not allow",
+                "4: `step.A.grants.dir` grants `/usr/bin`, which `caps.grants.dir` in line 11 does not allow",
+                "5: `step.A.grants.clock` grants `real`, which `caps.grants` in line 8 does not allow",
+                "6: `step.A.grants.random` grants `real`, which `caps.grants` in line 8 does not allow",
+                "7: `step.A.grants.secrets` grants `KEY`, which `caps.grants` in line 8 does not allow",
+            ],
+        );
+        check(
+            "[module.a]\ngrants = { clock = 'real' }\n[caps.grants]\n",
+            &["2: `module.a.grants.clock` grants `real`, which `caps.grants` in line 3 does not allow"],
+        );
+    }
+
+    #[test]
+    fn what_is_kept_to_resume_has_no_password_and_finds_its_directories_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        let text = "# a\nstore.url = \"postgres://me:hunter2@host/db?application_name=x&password=hunter2\"\n\
+                    [step.A]\ngrants.dir = ['ro:data']\ntimeout = '5s'";
+        let none = Environment::default();
+        let config = Config::parse(dir.path().join("docket.toml"), text, &none).unwrap();
+        let settings = config.settings().unwrap();
+        assert!(!settings.contains("hunter2") && settings.contains("me:***@host"), "{settings}");
+        let kept = Config::parse_kept("the kept one", &settings, &none).unwrap();
+        assert_eq!((kept.steps, kept.caps), (config.steps, config.caps));
+        assert_eq!(Config::default().settings(), None);
+        let older = Config::parse_kept("the kept one", "[step.A]\ntimeout = '5s'\n", &none).unwrap();
+        assert_eq!(older.steps["A"].options.timeout, Some(Duration::from_secs(5)));
     }
 
     #[test]

@@ -23,7 +23,8 @@ use generated::StepModulePre;
 use generated::exports::docket::step::step::{Invocation, ValueParam, ValueResult};
 
 /// The pool that both sides use.
-pub(crate) const POOL: PoolSize = PoolSize { instances: 256, memory: 1 << 30, table_elements: 1_000_000 };
+pub(crate) const POOL: PoolSize =
+    PoolSize { instances: 256, memory: 1 << 30, table_elements: 1_000_000, stack: 1 << 20 };
 
 /// What a guest has of this host: WASI, made when first asked for.
 pub(crate) struct State {

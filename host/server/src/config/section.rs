@@ -52,7 +52,8 @@ impl<'t> File<'t> {
         faults.into_iter().map(|(line, fault)| format!("{place}:{line}: {fault}")).collect()
     }
 
-    fn fault(&self, line: usize, text: String) {
+    /// Notes a fault in this line.
+    pub(super) fn fault(&self, line: usize, text: String) {
         self.faults.borrow_mut().push((line, text));
     }
 
@@ -150,6 +151,15 @@ impl<'t> Section<'t, '_> {
         key: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
+        Some(self.items(key, parse)?.into_iter().map(|(_, item)| item).collect())
+    }
+
+    /// Reads a list of strings by a function that may refuse any of them, each with its line.
+    pub(super) fn items<T, E: ToString>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<(usize, T)>> {
         let (line, value) = self.take(key)?;
         let Some(items) = value.as_array() else {
             return self.expected(line, key, "a list of strings", &value);
@@ -158,8 +168,8 @@ impl<'t> Section<'t, '_> {
         for item in items.iter() {
             let line = self.file.line_of(item.span().start);
             match item.get_ref().as_str() {
-                Some(text) => read.extend(self.checked(line, key, parse(text))),
-                None => read.extend(self.expected::<T>(line, key, "a list of strings", item.get_ref())),
+                Some(text) => read.extend(self.checked(line, key, parse(text)).map(|item| (line, item))),
+                None => drop(self.expected::<T>(line, key, "a list of strings", item.get_ref())),
             }
         }
         Some(read)
@@ -254,6 +264,24 @@ impl<'t> Section<'t, '_> {
         }
     }
 
+    /// Returns whether there is a table under this key.
+    pub(super) fn has_table(&self, key: &str) -> bool {
+        matches!(self.table.get(key).map(|value| value.get_ref()), Some(DeValue::Table(_)))
+    }
+
+    /// Notes that this key cannot stand here, and why, if it does.
+    pub(super) fn refuse(&mut self, key: &str, why: &str) {
+        if let Some((line, _)) = self.take(key) {
+            let name = self.full_name(key);
+            self.file.fault(line, format!("`{name}` cannot be set: {why}"));
+        }
+    }
+
+    /// Notes a fault of the value under this key, in this line.
+    pub(super) fn fault_at(&self, line: usize, key: &str, text: &str) {
+        self.file.fault(line, format!("`{}` is wrong: {text}", self.full_name(key)));
+    }
+
     /// Notes a fault of the table as a whole.
     pub(super) fn fault(&self, text: &str) {
         self.file.fault(self.line, format!("in `{}`: {text}", self.name));
@@ -279,11 +307,13 @@ impl<'t> Section<'t, '_> {
         Some((self.file.line_of(name.span().start), value.into_inner()))
     }
 
-    fn line_of_key(&self, key: &str) -> usize {
+    /// Returns the line that the key stands in; the table's where it does not stand there.
+    pub(super) fn line_of_key(&self, key: &str) -> usize {
         self.table.get_key_value(key).map_or(self.line, |(name, _)| self.file.line_of(name.span().start))
     }
 
-    fn full_name(&self, key: &str) -> String {
+    /// Returns the key with the names of all tables around it.
+    pub(super) fn full_name(&self, key: &str) -> String {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 

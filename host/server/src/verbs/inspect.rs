@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use docket_graph::{Arity, Growth, Jitter, Match, Persistence, Port, Retry, Scope, StepName};
 use docket_runtime::{
-    Effective, HostOptions, Inspection, Limits, LoadErrors, ModuleSource, OnStoreError, Purity,
+    Effective, HostOptions, HttpLimits, Inspection, Limits, LoadErrors, ModuleSource, OnStoreError, Purity,
 };
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::graph::{port, takes};
 use crate::args::{InspectArgs, ViewFormat};
 use crate::bring_up;
 use crate::config::Config;
-use crate::error::CliError;
+use crate::error::{CliError, harmless};
 use crate::output::{self, size};
 use crate::session::Session;
 
@@ -47,9 +47,6 @@ struct ModuleView<'a> {
     module: &'a str,
     digest: String,
     size_bytes: usize,
-    purity: Purity,
-    /// The imports that keep it from being pure.
-    because_of: Vec<&'a str>,
     imports: &'a [String],
     /// The imports that work only with a grant.
     needs_granted: Vec<&'a str>,
@@ -64,6 +61,11 @@ struct StepView<'a> {
     version: Option<&'a str>,
     inputs: Vec<PortView<'a>>,
     output: PortView<'a>,
+    purity: Purity,
+    /// The imports and grants that keep it from being pure.
+    because_of: Vec<String>,
+    /// What it was granted, a line each; of values of variables only hashes.
+    grants: Vec<String>,
     /// As it is run: its declaration, the configuration and the caps, put together.
     policy: PolicyView,
     /// How its results are kept, by the same three; none where they are not.
@@ -83,6 +85,14 @@ struct PolicyView {
     table_elements: u64,
     output_bytes: u64,
     log_bytes: u64,
+    log_lines: u64,
+    open_files: u64,
+    dir_bytes: u64,
+    stack_bytes: u64,
+    http_requests: u64,
+    http_bytes: u64,
+    http_concurrent: u64,
+    cpu_ms: Option<u64>,
     fuel: Option<u64>,
     max_concurrency: Option<u32>,
     retry: RetryView,
@@ -116,15 +126,19 @@ struct PersistenceView {
 impl<'a> ModuleView<'a> {
     fn of(found: &'a Inspection, size_bytes: usize, options: &HostOptions) -> Self {
         let Inspection { facts, graph } = found;
-        let (purity, because_of) = facts.purity();
         let steps = graph.steps().map(|(_, step)| {
             let view = |(port, arity)| PortView { port: graph.port(port), arity };
-            let effective = options.effective(step.name.as_str(), &step.policy);
+            let module = (&*facts.name, &facts.digest);
+            let effective = options.effective(module, step.name.as_str(), &step.policy);
+            let (purity, because_of) = facts.purity(&effective.grants);
             StepView {
                 step: &step.name,
                 version: step.version.as_deref(),
                 inputs: step.inputs.iter().copied().map(view).collect(),
                 output: view(step.output),
+                purity,
+                because_of,
+                grants: effective.grants.lines(),
                 persistence: PersistenceView::of(&effective),
                 policy: PolicyView::of(effective),
             }
@@ -133,8 +147,6 @@ impl<'a> ModuleView<'a> {
             module: &facts.name,
             digest: facts.digest.to_string(),
             size_bytes,
-            purity,
-            because_of,
             imports: &facts.imports,
             needs_granted: facts.needs_granted(),
             not_offered: facts.not_offered(),
@@ -145,15 +157,43 @@ impl<'a> ModuleView<'a> {
 
 impl PolicyView {
     fn of(effective: Effective) -> Self {
-        let Effective { limits, retry, max_concurrency, config: _, persistence: _, on_store_error: _ } =
-            effective;
-        let Limits { timeout, memory, table_elements, output, logs, fuel } = limits;
+        let Effective {
+            limits,
+            retry,
+            max_concurrency,
+            config: _,
+            grants: _,
+            persistence: _,
+            on_store_error: _,
+        } = effective;
+        let Limits {
+            timeout,
+            memory,
+            table_elements,
+            output,
+            logs,
+            http: HttpLimits { requests, bytes, concurrent },
+            log_lines,
+            open_files,
+            dir_bytes,
+            stack,
+            cpu,
+            fuel,
+        } = limits;
         Self {
             timeout_ms: millis(timeout),
             memory_bytes: memory,
             table_elements,
             output_bytes: output,
             log_bytes: logs,
+            log_lines,
+            open_files,
+            dir_bytes,
+            stack_bytes: stack,
+            http_requests: requests,
+            http_bytes: bytes,
+            http_concurrent: concurrent,
+            cpu_ms: cpu.map(millis),
             fuel,
             max_concurrency: max_concurrency.map(u32::from),
             retry: RetryView::of(&retry),
@@ -200,15 +240,11 @@ fn rule(rule: &Match) -> String {
 
 fn text(view: &ModuleView<'_>, found: &Inspection) -> String {
     let mut text = format!(
-        "module   {}\ndigest   {}\nsize     {}\npurity   {}",
+        "module   {}\ndigest   {}\nsize     {}",
         view.module,
         view.digest,
         size(view.size_bytes as u64),
-        purity(view.purity),
     );
-    if !view.because_of.is_empty() {
-        add(&mut text, format_args!(", because it imports {}", view.because_of.join(", ")));
-    }
     let list =
         |names: &[&str]| if names.is_empty() { "nothing".to_owned() } else { names.join("\n         ") };
     let imports: Vec<_> = view.imports.iter().map(String::as_str).collect();
@@ -221,6 +257,14 @@ fn text(view: &ModuleView<'_>, found: &Inspection) -> String {
         add(&mut text, format_args!("\nstep {}{version}\n", step.name));
         add(&mut text, format_args!("  takes        {}\n", takes(&found.graph, &step.inputs)));
         add(&mut text, format_args!("  gives        {}\n", port(&found.graph, step.output)));
+        let because_of = match &view.because_of[..] {
+            [] => String::new(),
+            reasons => format!(", because of {}", harmless(&reasons.join(", "))),
+        };
+        add(&mut text, format_args!("  purity       {}{because_of}\n", purity(view.purity)));
+        let grants: Vec<_> = view.grants.iter().map(|line| harmless(line)).collect();
+        let grants = if grants.is_empty() { "none".to_owned() } else { grants.join("\n               ") };
+        add(&mut text, format_args!("  grants       {grants}\n"));
         policy(&mut text, &view.policy);
         add(&mut text, format_args!("  keep         {}\n", keep(view.persistence.as_ref())));
     }
@@ -238,6 +282,14 @@ fn policy(text: &mut String, policy: &PolicyView) {
         table_elements,
         output_bytes,
         log_bytes,
+        log_lines,
+        open_files,
+        dir_bytes,
+        stack_bytes,
+        http_requests,
+        http_bytes,
+        http_concurrent,
+        cpu_ms,
         fuel,
         max_concurrency,
         retry,
@@ -245,7 +297,15 @@ fn policy(text: &mut String, policy: &PolicyView) {
     add(text, format_args!("  timeout      {}\n", time(*timeout_ms)));
     add(text, format_args!("  retry        {}\n", retries(retry)));
     add(text, format_args!("  memory       {}, {table_elements} table elements\n", size(*memory_bytes)));
-    add(text, format_args!("  output       {}, logs {}\n", size(*output_bytes), size(*log_bytes)));
+    add(text, format_args!("  stack        {}\n", size(*stack_bytes)));
+    add(text, format_args!("  output       {}\n", size(*output_bytes)));
+    add(text, format_args!("  logs         {}, {log_lines} lines\n", size(*log_bytes)));
+    add(text, format_args!("  files        {open_files} open at once, {} written\n", size(*dir_bytes)));
+    let http = format!("{http_requests} requests, {http_concurrent} at once, {}", size(*http_bytes));
+    add(text, format_args!("  http         {http}\n"));
+    if let Some(cpu) = cpu_ms {
+        add(text, format_args!("  cpu          {}\n", time(*cpu)));
+    }
     if let Some(fuel) = fuel {
         add(text, format_args!("  fuel         {fuel}\n"));
     }

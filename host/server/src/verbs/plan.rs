@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, Graph, Plan, Port, Source, StepName};
+use docket_graph::{Arity, Graph, Plan, Port, Scope, Source, StepId, StepName};
 use docket_runtime::{ExecutionId, Forecast, Generation, Host, Purity, Request};
 use serde::Serialize;
 
@@ -87,6 +87,17 @@ async fn states(
 /// Why a step runs whose results are not kept.
 const NOT_KEPT: &str = "its results are not kept";
 
+/// Returns what to say of a step that reaches outside once, for everybody and for ever: what it found
+/// there then is what it says it finds there now. It may be meant like this.
+pub(super) fn lasting(generation: &Generation, step: StepId) -> Option<String> {
+    let kept = generation.persistence(step)?;
+    let lasting = kept.scope == Scope::Global && kept.ttl.is_none();
+    let name = &generation.graph().step(step).name;
+    (lasting && generation.purity(step).0 == Purity::Effects).then(|| {
+        format!("the results of `{name}`, which has effects, are kept for all executions, for ever; set a `ttl` if what it reaches may change")
+    })
+}
+
 #[derive(Serialize)]
 struct PlanView<'a> {
     target: &'a Port,
@@ -103,6 +114,8 @@ struct StepView<'a> {
     inputs: Vec<InputView<'a>>,
     output: PortView<'a>,
     purity: Purity,
+    /// The imports and grants that keep it from being pure.
+    because_of: Vec<String>,
     /// How many steps stand before it on the longest way from the inputs.
     depth: u32,
 }
@@ -130,13 +143,15 @@ fn view<'a>(generation: &'a Generation, asked: &'a Asked, states: &'a [State]) -
             port: PortView { port: graph.port(port), arity },
             from: producer(graph, &asked.plan, input.source),
         };
+        let (purity, because_of) = generation.purity(id);
         StepView {
             step: &step.name,
             module: &graph.modules()[step.module],
             state,
             inputs: sources.map(input).collect(),
             output: PortView { port: graph.port(step.output.0), arity: step.output.1 },
-            purity: generation.modules()[step.module].purity().0,
+            purity,
+            because_of,
             depth: asked.plan.depth(node),
         }
     });
@@ -165,11 +180,21 @@ fn text(generation: &Generation, asked: &Asked, states: &[State]) -> String {
             format!("{state}: {}", harmless(reason)),
             takes(graph, &step.inputs),
             port(graph, step.output),
-            super::inspect::purity(generation.modules()[step.module].purity().0).to_owned(),
+            super::inspect::purity(generation.purity(id).0).to_owned(),
             graph.modules()[step.module].to_string(),
         ]
     });
+    // What is pure or deterministic is told by `inspect`; what reaches outside is told before it runs.
+    let effects = plan.nodes().filter_map(|(_, id)| {
+        let (purity, because_of) = generation.purity(id);
+        let name = &graph.step(id).name;
+        (purity == Purity::Effects)
+            .then(|| format!("{name} has effects: {}\n", harmless(&because_of.join(", "))))
+            .map(|line| line + &lasting(generation, id).map(|warning| warning + "\n").unwrap_or_default())
+    });
+    let effects: String = effects.collect();
+    let effects = if effects.is_empty() { effects } else { format!("\n{effects}") };
     let steps = if plan.len() == 1 { "1 step".to_owned() } else { format!("{} steps", plan.len()) };
     let table = table(["STEP", "STATE", "TAKES", "GIVES", "PURITY", "MODULE"], rows);
-    format!("{target} from {from}: {steps}\n\n{table}")
+    format!("{target} from {from}: {steps}\n\n{table}{effects}")
 }

@@ -1,7 +1,6 @@
 //! `resume`: goes on with recorded executions, with the modules and the configuration that they began
 //! with. Never begins a new one.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use docket_graph::Port;
@@ -13,7 +12,7 @@ use super::carrying::{Carried, carry, settle};
 use super::ledger::Ledger;
 use crate::args::{EndingArgs, ResumeArgs};
 use crate::bring_up;
-use crate::config::Config;
+use crate::config::{Config, Environment};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::log::HOST;
@@ -151,7 +150,7 @@ impl Resuming {
             given.config.is_some() || given.given_module_dir.is_some() && self.config.path.is_some();
         let config = match settings {
             _ if is_given => self.config.clone(),
-            Some(text) => Config::parse(PathBuf::from(KEPT_CONFIG), &text)?,
+            Some(text) => Config::parse_kept(KEPT_CONFIG, &text, &Environment::of_process())?,
             None => Config::default(),
         };
         let modules = kept_modules(ledger.journal(), id, modules).await?;

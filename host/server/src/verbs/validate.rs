@@ -7,6 +7,7 @@ use crate::bring_up;
 use crate::config::{Config, RunConfig};
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::log::HOST;
 use crate::request::Asked;
 use crate::session::Session;
 
@@ -14,6 +15,11 @@ pub(super) async fn validate(session: &mut Session) -> Result<(), CliError> {
     let config = session.config()?;
     let host = bring_up::host(session, &config).await?;
     check_default_request(session, &config, host.graph()).await?;
+    for (id, _) in host.graph().steps() {
+        if let Some(warning) = super::plan::lasting(host.generation(), id) {
+            tracing::warn!(target: HOST, "{warning}");
+        }
+    }
     session.console.show(summary(host.graph()).as_bytes())
 }
 

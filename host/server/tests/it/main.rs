@@ -6,6 +6,7 @@ mod support;
 
 mod crash;
 mod faults;
+mod grants;
 mod keeping;
 mod layering;
 mod run;

@@ -1,0 +1,135 @@
+//! Owns one request on its way: over a connection that is there or a new one, to the head of the answer.
+//! Never follows a redirect; never sends twice what may have been read.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::attempt::Timeouts;
+use super::body::{Progress, RequestBody, ResponseBody, Whole, head_length};
+use super::connect::{ConnectFault, Connection};
+use super::fault;
+use super::grant::HttpGrant;
+use super::limits::{Meter, UnderWay};
+use super::pool::Peer;
+use super::target::Target;
+use super::vault;
+use crate::clock;
+
+/// A request that is allowed, and what comes of it is counted against.
+pub(crate) struct Exchange {
+    pub(crate) grant: Arc<HttpGrant>,
+    pub(crate) target: Target,
+    pub(crate) request: Request<WasiBody>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) meter: Meter,
+    pub(crate) place: UnderWay,
+}
+
+/// Returns the answer once its head has come.
+///
+/// # Cancel safety
+/// A dropped call ends its connection.
+pub(crate) async fn run(exchange: Exchange) -> Result<Response<WasiBody>, Error> {
+    let Exchange { grant, target, request, timeouts, meter, place } = exchange;
+    let progress = Progress::now();
+    let method = request.method().as_str().to_owned();
+    let admits = |address: IpAddr| grant.admits(&method, &target, address);
+    let body = |inner| RequestBody { inner, meter: meter.clone(), progress: progress.clone() };
+    let mut request = request.map(body);
+    let peer = Peer::of(&target);
+    let (response, connection) = loop {
+        let mut connection = match grant.pool.take(&peer, admits) {
+            Some(connection) => connection,
+            None => {
+                let connecting = grant.connector.connect(&target, timeouts.connect, admits).await;
+                connecting.map_err(|fault| explained(&fault, &method, &target, &meter))?
+            }
+        };
+        progress.made();
+        match sent(&mut connection, request, &timeouts, &progress).await? {
+            Sent::Answer(response) => break (response, connection),
+            // A connection that was closed while it was idle; the request never left.
+            Sent::Not(unsent) => request = *unsent,
+            Sent::Failed(error) => {
+                tracing::debug!(%error, %target, "a request got no answer");
+                return Err(fault::of_sending(&error, &meter));
+            }
+        }
+    };
+    let (mut head, incoming) = response.into_parts();
+    meter.count(head_length(&head.headers)).map_err(|_| Error::HttpResponseHeaderSectionSize(None))?;
+    vault::blank(&mut head.headers, &grant.secrets);
+    let whole = Whole {
+        place,
+        trailers: {
+            let grant = Arc::clone(&grant);
+            Box::new(move |trailers| vault::blank(trailers, &grant.secrets))
+        },
+        give_back: Box::new(move || grant.pool.put(peer, connection, &grant.connector)),
+    };
+    let body = ResponseBody::new(incoming, meter, timeouts.between_bytes, whole);
+    Ok(Response::from_parts(head, body.boxed_unsync()))
+}
+
+/// What became of a request.
+enum Sent {
+    Answer(Response<Incoming>),
+    Not(Box<Request<RequestBody>>),
+    Failed(hyper::Error),
+}
+
+/// Sends the request, and waits for the head of the answer for as long as something moves.
+async fn sent(
+    connection: &mut Connection,
+    request: Request<RequestBody>,
+    timeouts: &Timeouts,
+    progress: &Progress,
+) -> Result<Sent, Error> {
+    let mut answer = pin!(connection.sender.try_send_request(request));
+    loop {
+        let until = clock::deadline(progress.last(), timeouts.first_byte);
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Ok(match answer {
+                Ok(response) => Sent::Answer(response),
+                Err(mut error) => match error.take_message() {
+                    Some(request) => Sent::Not(Box::new(request)),
+                    None => Sent::Failed(error.into_error()),
+                },
+            }),
+            () = clock::sleep_until(until) => {
+                // The request may have gone on meanwhile.
+                if clock::deadline(progress.last(), timeouts.first_byte) <= until {
+                    return Err(Error::ConnectionReadTimeout);
+                }
+            }
+        }
+    }
+}
+
+/// Returns what the guest is told of a connection that did not come about, and notes what a person
+/// can do about it.
+fn explained(fault: &ConnectFault, method: &str, target: &Target, meter: &Meter) -> Error {
+    if let ConnectFault::NotPublic(addresses) = fault {
+        let rule = addresses.first().map(|address| {
+            let host = match address.to_canonical() {
+                IpAddr::V4(address) => url::Host::Ipv4(address),
+                IpAddr::V6(address) => url::Host::Ipv6(address),
+            };
+            let numbered = Target { host, ..target.clone() };
+            format!("{}://{}", numbered.scheme.as_str(), numbered.authority())
+        });
+        let rule = rule.unwrap_or_default();
+        meter.refused(format!(
+            "may not {method} {target}: {fault}; if it is meant to go there, add \"{method} {rule}/\" to the `http` rules of its grants"
+        ));
+    }
+    tracing::debug!(error = %fault, %target, "no connection");
+    fault::of_connecting(fault)
+}
