@@ -2,6 +2,7 @@
 //! guest do; its secrets go where they may and are seen nowhere else.
 
 #![expect(clippy::disallowed_methods, reason = "tests wait, and run things beside each other")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -201,7 +202,8 @@ async fn a_name_leads_only_to_public_addresses_unless_a_rule_has_the_number() {
         "0.0.0.0",
         "100.100.100.200",
     ] {
-        let setup = fetching(&[by_name.clone()]).with(|options| options.http = names(&[&[address]]));
+        let setup =
+            fetching(std::slice::from_ref(&by_name)).with(|options| options.http = names(&[&[address]]));
         let failure = fetch(&setup, &script).await.unwrap_err().to_string();
         let words = format!(
             "step `FetchProfile` may not GET http://api.example.test:{port}/v1: none of its addresses is public: {address}"

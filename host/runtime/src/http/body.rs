@@ -12,7 +12,6 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::fault;
 use super::limits::{HttpLimit, Meter, UnderWay};
 use crate::clock;
 
@@ -124,7 +123,7 @@ impl Body for ResponseBody {
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Ok(frame))) => self.next(frame),
-            Poll::Ready(Some(Err(error))) => Err(fault::of_body(&error)),
+            Poll::Ready(Some(Err(error))) => Err(broken(&error)),
             Poll::Pending => {
                 let pause = self.pause;
                 let alarm = self.alarm.get_or_insert_with(|| {
@@ -190,4 +189,9 @@ pub(crate) fn head_length(headers: &http::HeaderMap) -> usize {
 
 fn flattened<T>(frame: Option<Result<Result<T, Error>, Error>>) -> Option<Result<T, Error>> {
     frame.map(|frame| frame.flatten())
+}
+
+/// Returns the code for an answer that broke off.
+fn broken(error: &hyper::Error) -> Error {
+    if error.is_parse() { Error::HttpProtocolError } else { Error::HttpResponseIncomplete }
 }

@@ -4,15 +4,15 @@
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use wasmtime_wasi_http::{Error, WasiBody};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::attempt::Timeouts;
 use super::body::{Progress, RequestBody, ResponseBody, Whole, head_length};
-use super::connect::{ConnectFault, Connection};
+use super::connect::{ConnectFault, Connection, HttpOptions};
 use super::fault;
 use super::grant::HttpGrant;
 use super::limits::{Meter, UnderWay};
@@ -29,6 +29,26 @@ pub(crate) struct Exchange {
     pub(crate) timeouts: Timeouts,
     pub(crate) meter: Meter,
     pub(crate) place: UnderWay,
+}
+
+/// How long to wait for each part of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) first_byte: Duration,
+    pub(crate) between_bytes: Duration,
+}
+
+impl Timeouts {
+    /// Returns what the guest asks for, where that is no more than it may have.
+    pub(crate) fn of(asked: RequestOptions, options: &HttpOptions) -> Self {
+        let least = |asked: Option<Duration>, most: Duration| asked.map_or(most, |asked| asked.min(most));
+        Self {
+            connect: least(asked.connect_timeout, options.connect_timeout),
+            first_byte: least(asked.first_byte_timeout, options.first_byte_timeout),
+            between_bytes: least(asked.between_bytes_timeout, options.between_bytes_timeout),
+        }
+    }
 }
 
 /// Returns the answer once its head has come.
@@ -132,4 +152,25 @@ fn explained(fault: &ConnectFault, method: &str, target: &Target, meter: &Meter)
     }
     tracing::debug!(error = %fault, %target, "no connection");
     fault::of_connecting(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_may_wait_less_than_the_host_and_not_more() {
+        let options = HttpOptions::default();
+        let asked = RequestOptions {
+            connect_timeout: Some(Duration::from_secs(1)),
+            first_byte_timeout: Some(Duration::from_secs(3600)),
+            between_bytes_timeout: None,
+        };
+        let expected = Timeouts {
+            connect: Duration::from_secs(1),
+            first_byte: options.first_byte_timeout,
+            between_bytes: options.between_bytes_timeout,
+        };
+        assert_eq!(Timeouts::of(asked, &options), expected);
+    }
 }

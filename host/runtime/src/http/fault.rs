@@ -42,11 +42,6 @@ pub(crate) fn of_sending(error: &hyper::Error, meter: &Meter) -> Error {
     Error::ConnectionTerminated
 }
 
-/// Returns the code for an answer that broke off.
-pub(crate) fn of_body(error: &hyper::Error) -> Error {
-    if error.is_parse() { Error::HttpProtocolError } else { Error::HttpResponseIncomplete }
-}
-
 /// Returns the code for an error that a guest met while it read a body; none where it has another cause.
 ///
 /// wasmtime-wasi-http 48 looks for a code where it has put one of its own errors, and finds none.

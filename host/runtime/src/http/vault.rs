@@ -210,7 +210,8 @@ mod tests {
         let elsewhere =
             |host: &str| FillFault::Elsewhere { name: "OTHER".parse().unwrap(), host: host.into() };
         let long = "{{secret:KEY}}".repeat(LONGEST_HEAD / 4);
-        let cases: [(&str, &str, Result<Option<&str>, FillFault>); 11] = [
+        type Case<'a> = (&'a str, &'a str, Result<Option<&'a str>, FillFault>);
+        let cases: [Case<'_>; 11] = [
             ("plain", "a.test", Ok(None)),
             ("Bearer {{secret:KEY}}", "a.test", Ok(Some("Bearer hunter2"))),
             ("{{secret:KEY}}{{secret:KEY}}!", "a.test", Ok(Some("hunter2hunter2!"))),
