@@ -5,7 +5,7 @@ use docket_graph::{Arity, Port};
 use docket_runtime::{Payload, Value};
 use prost_reflect::MessageDescriptor;
 
-use crate::config::{Config, FILE_NAME};
+use crate::config::{Config, Environment, FILE_NAME};
 use crate::json;
 
 /// Reads a `docket.toml`.
@@ -13,7 +13,7 @@ use crate::json;
 /// # Errors
 /// Every fault in it, as a person sees them.
 pub fn read_config(text: &str) -> Result<(), String> {
-    Config::parse(FILE_NAME.into(), text).map(drop).map_err(|error| error.to_string())
+    Config::parse(FILE_NAME.into(), text, &Environment::default()).map(drop).map_err(|error| error.to_string())
 }
 
 /// Returns what JSON says for a port.
