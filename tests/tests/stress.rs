@@ -261,7 +261,7 @@ async fn computing_and_retried_executions_that_end_at_random_keep_their_order_an
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_told_of_an_execution_that_was_dropped_while_its_guest_wrote() {
-    let much = StepOptions { logs: Some(64 << 20), ..StepOptions::default() };
+    let much = StepOptions { logs: Some(64 << 20), log_lines: Some(u64::MAX), ..StepOptions::default() };
     let steps = BTreeMap::from([("FetchProfile".to_owned(), much)]);
     let modules = [
         ("enrich_user", guest("enrich_user")),

@@ -200,7 +200,7 @@ pub(crate) fn granted(
 ) -> Grants {
     let mut matching: Vec<_> =
         modules.iter().filter(|(pattern, _)| pattern.matches(module, digest)).collect();
-    matching.sort_by(|(one, _), (other, _)| other.exactness().cmp(&one.exactness()));
+    matching.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.exactness()));
     GrantOptions::resolve(own.into_iter().chain(matching.into_iter().map(|(_, said)| said)))
 }
 

@@ -37,7 +37,9 @@ pub enum BuildError {
     #[error("max-stack is {0} bytes, but must be from {LEAST_STACK} to {MOST_STACK}")]
     Stack(u64),
     /// An option cannot be.
-    #[error("the defaults of steps grant something, which would reach every module, also those that come later; grant to a step or to a module")]
+    #[error(
+        "the defaults of steps grant something, which would reach every module, also those that come later; grant to a step or to a module"
+    )]
     DefaultGrants,
     /// An option cannot be.
     #[error("the lease is {0:?}, but must be at least {SHORTEST_LEASE:?}")]

@@ -13,7 +13,9 @@ use crate::json;
 /// # Errors
 /// Every fault in it, as a person sees them.
 pub fn read_config(text: &str) -> Result<(), String> {
-    Config::parse(FILE_NAME.into(), text, &Environment::default()).map(drop).map_err(|error| error.to_string())
+    Config::parse(FILE_NAME.into(), text, &Environment::default())
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Returns what JSON says for a port.

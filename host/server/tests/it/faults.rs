@@ -140,8 +140,8 @@ fn a_configuration_that_does_not_fit_the_modules_ends_with_4() {
 fn a_directory_for_compiled_modules_that_others_can_write_to_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let dir = folder(&[]);
-    std::fs::create_dir(dir.path().join("v1")).unwrap();
-    std::fs::set_permissions(dir.path().join("v1"), PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::create_dir(dir.path().join("v2")).unwrap();
+    std::fs::set_permissions(dir.path().join("v2"), PermissionsExt::from_mode(0o777)).unwrap();
     let ended = demo(&["validate", "--artifact-dir", dir.path().to_str().unwrap()]);
     assert_eq!(ended.code, Some(4));
     assert!(ended.err.contains("others may write to it"), "{}", ended.err);

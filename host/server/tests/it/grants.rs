@@ -59,7 +59,7 @@ fn a_grant_changes_the_key_and_plan_and_explain_name_it() {
 
 #[test]
 fn a_variable_comes_from_the_environment_and_one_that_is_missing_is_said() {
-    let dir = demo_folder("[module.'fetch_*']\ngrants = { env = ['DOCKET_TEST_*', 'DOCKET_REGION'] }\n");
+    let dir = demo_folder("[module.'fetch_*']\ngrants = { env = ['DOCKET_GRANTED_*', 'DOCKET_REGION'] }\n");
     let inspect = ["inspect", "fetch_profile.wasm", "--format", "json"];
     let ended_with = |variables: &[(&str, &str)]| {
         ended(command(dir.path(), &inspect).envs(variables.iter().copied()).spawn().unwrap())
@@ -71,13 +71,13 @@ fn a_variable_comes_from_the_environment_and_one_that_is_missing_is_said() {
         "{}",
         missing.err
     );
-    let found = ended_with(&[("DOCKET_REGION", "eu"), ("DOCKET_TEST_A", "1"), ("DOCKET_OTHER", "2")]);
+    let found = ended_with(&[("DOCKET_REGION", "eu"), ("DOCKET_GRANTED_A", "1"), ("DOCKET_OTHER", "2")]);
     let facts: Value =
         serde_json::from_str(&found.out).unwrap_or_else(|error| panic!("{error}: {}", found.err));
     let grants: Vec<_> =
         facts["steps"][0]["grants"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     let names: Vec<_> = grants.iter().map(|line| &line[..line.rfind(' ').unwrap()]).collect();
-    assert_eq!(names, ["env DOCKET_REGION", "env DOCKET_TEST_A"]);
+    assert_eq!(names, ["env DOCKET_GRANTED_A", "env DOCKET_REGION"]);
 }
 
 #[test]
