@@ -33,7 +33,7 @@ pub(crate) async fn attempt(
     let call = Call {
         pre: &code.pre,
         limits: &code.limits,
-        given: code.given.clone(),
+        given: code.given.as_ref(),
         invocation: Invocation {
             step: code.name.as_ref(),
             execution_id: run.id.as_str(),

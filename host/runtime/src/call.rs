@@ -48,7 +48,7 @@ const POOL_FULL_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) struct Call<'a> {
     pub(crate) pre: &'a StepModulePre<Sandbox>,
     pub(crate) limits: &'a Limits,
-    pub(crate) given: Given,
+    pub(crate) given: Option<&'a Arc<Given>>,
     pub(crate) invocation: Invocation<'a>,
     pub(crate) inputs: &'a [(Arc<Value>, Arity)],
     pub(crate) output: (&'a Schema, Arity, Form),
@@ -132,10 +132,10 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
 
     let deadline = clock::deadline(began, limits.timeout);
     let (answer, store, ended) = loop {
-        let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.clone(), lines.clone());
+        let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.cloned(), lines.clone());
         let opened = sandbox.open_dirs();
-        let processor = Arc::new(ProcessorTime::default());
-        let mut store = new_store(pre.engine(), sandbox, limits, &processor);
+        let processor = limits.cpu.map(|_| Arc::new(ProcessorTime::default()));
+        let mut store = new_store(pre.engine(), sandbox, limits, processor.as_ref());
         let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
         let (answer, ended) = {
             let called = pin!(async {
@@ -143,7 +143,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
                 let instance = pre.instantiate_async(&mut store).await?;
                 instance.docket_step_step().call_run(&mut store, told, &values).await
             });
-            measured(limits, &processor, within(deadline, called)).await
+            within(deadline, processor.as_deref(), called).await
         };
         match answer {
             Some(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
@@ -192,15 +192,15 @@ pub(crate) async fn describe(
         fuel: None,
     };
     // The answer is kept by the digest, so everything that could shape it comes from the digest.
-    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), Given::default(), None);
-    let mut store = new_store(pre.engine(), sandbox, &limits, &Arc::default());
+    let sandbox = Sandbox::new(&limits, 0, *digest.as_bytes(), None, None);
+    let mut store = new_store(pre.engine(), sandbox, &limits, None);
     let deadline = clock::deadline(clock::now(), limits.timeout);
     let (answer, _) = {
         let called = pin!(async {
             let instance = pre.instantiate_async(&mut store).await?;
             instance.docket_step_step().call_describe(&mut store).await
         });
-        within(deadline, called).await
+        within(deadline, None, called).await
     };
     match answer {
         None => Err(StepFailure::Timeout { limit: limits.timeout }),
@@ -213,14 +213,14 @@ fn new_store(
     engine: &wasmtime::Engine,
     sandbox: Sandbox,
     limits: &Limits,
-    processor: &Arc<ProcessorTime>,
+    processor: Option<&Arc<ProcessorTime>>,
 ) -> Store<Sandbox> {
     let mut store = Store::new(engine, sandbox);
     store.limiter(|sandbox| sandbox);
     store.set_epoch_deadline(1);
     // Each tick the guest yields through tokio, which then also looks at its timers and sockets:
     // guests that spin cannot starve those that wait.
-    let most = limits.cpu.map(|most| (most, Arc::clone(processor)));
+    let most = limits.cpu.zip(processor.cloned());
     store.epoch_deadline_callback(move |_| match &most {
         Some((most, processor)) if processor.so_far() > *most => Err(TooMuchComputing.into()),
         _ => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
@@ -243,26 +243,14 @@ struct Unopened(StepFailure);
 #[error("the limit on the processor time of a step was reached")]
 struct TooMuchComputing;
 
-/// Measures the processor time of each poll of the work, where it is limited: the guest runs within the
-/// poll, and what runs between two polls on the same thread is somebody else's.
-async fn measured<T>(limits: &Limits, processor: &ProcessorTime, work: impl Future<Output = T>) -> T {
-    if limits.cpu.is_none() {
-        return work.await;
-    }
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        processor.begin();
-        let polled = work.as_mut().poll(context);
-        processor.end();
-        polled
-    })
-    .await
-}
-
 /// Returns what the work gives, or `None` once the deadline has passed: also for work that never
 /// waits, and for an answer that comes too late. Beside it, when that was.
+///
+/// Each poll is measured where the processor's time is limited: the guest runs within it, and what runs between
+/// two polls on the same thread is somebody else's.
 async fn within<T>(
     deadline: Option<Instant>,
+    processor: Option<&ProcessorTime>,
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> (Option<T>, Instant) {
     let mut alarm = pin!(clock::sleep_until(deadline));
@@ -276,7 +264,10 @@ async fn within<T>(
                 return Poll::Ready((None, now));
             }
         }
-        if let Poll::Ready(value) = work.as_mut().poll(context) {
+        processor.inspect(|processor| processor.begin());
+        let worked = work.as_mut().poll(context);
+        processor.inspect(|processor| processor.end());
+        if let Poll::Ready(value) = worked {
             let now = clock::now();
             return Poll::Ready((Some(value).filter(|_| !late(now)), now));
         }

@@ -178,7 +178,8 @@ pub(crate) struct StepCode {
     pub(crate) module: Arc<str>,
     pub(crate) pre: Arc<StepModulePre<Sandbox>>,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) given: Given,
+    /// None where it is given nothing.
+    pub(crate) given: Option<Arc<Given>>,
     /// Holds the step's own bound on concurrent attempts, where it has one.
     pub(crate) gate: Option<Arc<Semaphore>>,
     /// A hash of what identifies the step and its code, for idempotency keys.
@@ -245,7 +246,7 @@ impl Generation {
 
     /// Returns what a step was granted.
     pub fn grants(&self, step: StepId) -> &Grants {
-        &self.code(step).given.grants
+        &self.code(step).given.as_deref().unwrap_or(Given::nothing()).grants
     }
 
     /// Returns how far the answers of a step depend on anything but its inputs, and what makes it so.
@@ -411,10 +412,6 @@ impl Loading<'_> {
             let module = &modules[index];
             let Effective { limits, retry, max_concurrency, config, persistence, on_store_error, grants } =
                 self.effective(module, step);
-            let grants = match steps.last() {
-                Some(last) if *last.given.grants == grants => Arc::clone(&last.given.grants),
-                _ => Arc::new(grants),
-            };
             let keep = match persistence {
                 Some(persistence) => {
                     let keeping =
@@ -448,7 +445,8 @@ impl Loading<'_> {
                     config: config.map(Arc::new),
                     grants,
                     http: http.next().expect("one answer a step"),
-                },
+                }
+                .shared(),
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
                 keep,

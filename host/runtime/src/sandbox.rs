@@ -2,7 +2,7 @@
 //! Without grants that is nothing beyond the step's own configuration.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::SeedableRng as _;
@@ -36,12 +36,28 @@ pub(crate) type StepConfig = Arc<BTreeMap<String, String>>;
 const MOST_HANDLES: usize = 1 << 16;
 
 /// What an operator gives a step.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Given {
     pub(crate) config: Option<StepConfig>,
-    pub(crate) grants: Arc<Grants>,
+    pub(crate) grants: Grants,
     /// What of the grants is about HTTP, with the values of secrets.
     pub(crate) http: Option<Arc<HttpGrant>>,
+}
+
+impl Given {
+    /// Returns what most steps are given.
+    pub(crate) fn nothing() -> &'static Self {
+        static NOTHING: LazyLock<Given> = LazyLock::new(Given::default);
+        &NOTHING
+    }
+
+    /// Returns this to be shared by all attempts; none where there is nothing in it, so that attempts on many
+    /// processors do not count one number up and down.
+    pub(crate) fn shared(self) -> Option<Arc<Self>> {
+        let Self { config, grants, http } = &self;
+        let nothing = config.is_none() && *grants == Grants::default() && http.is_none();
+        (!nothing).then(|| Arc::new(self))
+    }
 }
 
 /// Everything one instance has from the host.
@@ -54,7 +70,7 @@ pub(crate) struct Sandbox {
     log: Option<GuestLog>,
     log_limit: Volume,
     lines: LineSink,
-    given: Given,
+    given: Option<Arc<Given>>,
     files: Files,
     /// Of a step with a grant; without one it is made when the guest first asks for HTTP, and refuses all.
     http: Option<Box<HttpAttempt>>,
@@ -69,12 +85,13 @@ impl Sandbox {
         limits: &Limits,
         started_at_ms: u64,
         seed: [u8; 32],
-        given: Given,
+        given: Option<Arc<Given>>,
         lines: LineSink,
     ) -> Self {
+        let Given { grants, http, config: _ } = given.as_deref().unwrap_or(Given::nothing());
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_HANDLES);
-        let clock = match given.grants.clock {
+        let clock = match grants.clock {
             Circumstance::Virtual => GuestClock::new(started_at_ms),
             Circumstance::Real => GuestClock::real(),
         };
@@ -86,7 +103,7 @@ impl Sandbox {
             log: None,
             log_limit: Volume { bytes: limits.logs, lines: limits.log_lines },
             lines,
-            http: given.http.clone().map(|grant| Box::new(HttpAttempt::new(Some(grant), limits.http, seed))),
+            http: http.clone().map(|grant| Box::new(HttpAttempt::new(Some(grant), limits.http, seed))),
             given,
             seed,
             memory: Meter::new(limits.memory),
@@ -124,12 +141,11 @@ impl Sandbox {
     /// # Errors
     /// The first that cannot be opened.
     pub(crate) fn open_dirs(&mut self) -> Result<(), StepFailure> {
-        let grants = Arc::clone(&self.given.grants);
-        if grants.dirs.is_empty() {
+        let Some(given) = self.given.clone().filter(|given| !given.grants.dirs.is_empty()) else {
             return Ok(());
-        }
+        };
         let mut wasi = self.wasi_builder();
-        for dir in &grants.dirs {
+        for dir in &given.grants.dirs {
             let perms = match dir.access {
                 Access::ReadOnly => FsPerms::ReadOnly,
                 Access::ReadWrite => FsPerms::ReadWrite,
@@ -156,7 +172,7 @@ impl Sandbox {
         // Whatever is not set here is empty or denied; randomness is the system's.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.stream(Stream::Stdout)).stderr(log.stream(Stream::Stderr));
-        let grants = &self.given.grants;
+        let grants = &self.given.as_deref().unwrap_or(Given::nothing()).grants;
         if grants.random == Circumstance::Virtual {
             wasi.secure_random(ChaCha12Rng::from_seed(secure))
                 .insecure_random(ChaCha12Rng::from_seed(insecure))
@@ -281,7 +297,7 @@ fn files_view(sandbox: &mut Sandbox) -> FilesView<'_> {
 }
 
 fn config_view(sandbox: &mut Sandbox) -> ConfigView<'_> {
-    ConfigView { config: sandbox.given.config.as_deref() }
+    ConfigView { config: sandbox.given.as_ref().and_then(|given| given.config.as_deref()) }
 }
 
 /// What `wasi:config` shows of a sandbox.
