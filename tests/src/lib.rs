@@ -49,6 +49,14 @@ pub fn guest(name: &str) -> Vec<u8> {
     read(&repository().join(format!("guests/{name}.wasm")))
 }
 
+/// Returns the component of an example.
+///
+/// # Panics
+/// Where the examples are not built.
+pub fn example_module(name: &str) -> Vec<u8> {
+    read(&repository().join(format!("examples/{name}/{name}.wasm")))
+}
+
 fn read(path: &Path) -> Vec<u8> {
     match std::fs::read(path) {
         Ok(bytes) => bytes,

@@ -23,13 +23,13 @@ pub(crate) async fn attempt(
     inputs: &[(Arc<Value>, Arity)],
     begun: Option<Admitted<'_>>,
 ) -> Called {
-    let code = run.code(turn.node);
+    let code = run.code(turn.job.node);
     let admitted = match begun {
         Some(admitted) => admitted,
         None => admit(run, turn, code).await,
     };
     let graph = run.home.generation.graph();
-    let (port, arity) = graph.step(run.plan().step(turn.node)).output;
+    let (port, arity) = graph.step(run.plan().step(turn.job.node)).output;
     let call = Call {
         pre: &code.pre,
         limits: &code.limits,
@@ -65,6 +65,6 @@ async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
 
 /// Passes a guest's lines to the observer, if there is one.
 fn lines(run: &Arc<Run>, turn: Turn) -> LineSink {
-    let writer = Writer { node: turn.node, attempt: turn.attempt };
+    let writer = Writer { node: turn.job.node, attempt: turn.attempt };
     run.home.observer.is_some().then(|| (Arc::clone(run) as Arc<dyn Lines>, writer))
 }

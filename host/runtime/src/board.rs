@@ -2,6 +2,7 @@
 //! Every change happens under one short lock, and the observer is told under it too, so that events
 //! come in order. Never waits, never calls a guest.
 
+mod frame;
 mod kept;
 
 use std::collections::VecDeque;
@@ -11,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use docket_graph::{
-    Action, Arity, Completion, Conclusion, Elements, Job, NodeId, Plan, Port, Progress, Source, State,
-    StopReason,
+    Action, Arity, Completion, Conclusion, DimensionId, Element, Elements, Ending, Job, NodeId, Plan, Port,
+    Progress, State, StopReason,
 };
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
@@ -28,9 +29,12 @@ use crate::guest_log::{Lines, Stream, Writer};
 use crate::keep::Keeping;
 use crate::key::RunKey;
 use crate::observer::{Event, Observer};
-use crate::report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
+use crate::report::{
+    AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
+};
 use crate::value::Value;
 
+use frame::{Frame, Frames};
 use kept::KeptNode;
 
 /// One execution: what it was asked, and how far it is.
@@ -39,8 +43,6 @@ pub(crate) struct Run {
     pub(crate) home: Arc<Home>,
     prepared: Arc<Prepared>,
     given: Vec<Arc<Value>>,
-    /// What the keys of work that is not kept begin with.
-    pub(crate) key: RunKey,
     pub(crate) started_at_ms: u64,
     pub(crate) started: Instant,
     pub(crate) limit: Option<Duration>,
@@ -82,7 +84,11 @@ pub(crate) struct Home {
 struct Board {
     progress: Progress,
     ready: VecDeque<Turn>,
-    nodes: Vec<Node>,
+    frames: Frames,
+    /// What became of the steps that run for each element, by node; nothing of those that run once.
+    tallies: Vec<Tally>,
+    /// The final failures of jobs whose frames may be gone when it shows what they mean.
+    failures: Vec<(Job, Failed)>,
     /// How many attempts are being polled for the first time: each may end, and make others ready,
     /// at any moment.
     begun: usize,
@@ -102,10 +108,26 @@ struct Board {
     endings: Vec<JoinHandle<()>>,
 }
 
+/// What became of a step that runs for each element.
+#[derive(Default)]
+struct Tally {
+    counts: ElementCounts,
+    /// Of the first element that failed.
+    attempts: Vec<AttemptReport>,
+}
+
+/// How a job failed for good.
+struct Failed {
+    failure: StepFailure,
+    attempts: u32,
+}
+
 #[derive(Default)]
 struct Node {
     value: Option<Arc<Value>>,
     running: Running,
+    /// How the step ended, once it has.
+    outcome: Option<StepOutcome>,
     /// How often the value may still be asked for; it is dropped when nobody will.
     uses: u32,
     attempts: Vec<AttemptReport>,
@@ -159,6 +181,8 @@ pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
 pub(crate) struct Taken<'a> {
     pub(crate) turn: Turn,
     pub(crate) inputs: Inputs,
+    /// What the key of the work begins with, where its result is not kept.
+    pub(crate) key: RunKey,
     /// Where nothing has to be waited for or looked up first, the attempt has begun already.
     pub(crate) begun: Option<Admitted<'a>>,
 }
@@ -173,28 +197,30 @@ pub(crate) struct Admitted<'a> {
 /// An attempt whose turn has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
-    pub(crate) node: NodeId,
+    pub(crate) job: Job,
     pub(crate) attempt: u32,
     pub(crate) delay: Duration,
 }
 
 impl Board {
-    /// Returns where a node stands.
-    fn state(&self, node: NodeId) -> State {
-        self.progress.state(Job::once(node)).expect("what runs once is always known")
-    }
-
     /// Takes the attempt whose turn has come.
-    fn take(&mut self) -> Option<Turn> {
+    fn take(&mut self, plan: &Plan) -> Option<Turn> {
         // What was stopped before its turn came is still in the queue.
         loop {
             let turn = self.ready.pop_front()?;
-            if matches!(self.state(turn.node), State::Running { .. }) {
-                self.nodes[turn.node.index()].running = Running::Begun { stop: false };
+            if matches!(self.progress.state(turn.job), Some(State::Running { .. }))
+                && let Some(node) = self.frames.node_mut(plan, turn.job)
+            {
+                node.running = Running::Begun { stop: false };
                 self.begun += 1;
                 return Some(turn);
             }
         }
+    }
+
+    /// Returns the node of a job that has not been given up.
+    fn node_mut(&mut self, plan: &Plan, job: Job) -> &mut Node {
+        self.frames.node_mut(plan, job).expect("a frame ends after all of its jobs")
     }
 }
 
@@ -204,10 +230,14 @@ impl Run {
         let Start { id, home, prepared, given, started_at_ms, limit, journaled } = start;
         let Prepared { plan, retries, uses, .. } = &*prepared;
         let started = clock::now();
+        let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
+        let key = RunKey::of(&id, &prepared, inputs);
         let board = Board {
             progress: Progress::new(plan, Arc::clone(retries), Elements::default()),
             ready: VecDeque::new(),
-            nodes: uses.iter().map(|uses| Node { uses: *uses, ..Node::default() }).collect(),
+            frames: Frames::new(plan, key, uses),
+            tallies: Vec::new(),
+            failures: Vec::new(),
             begun: 0,
             first_rests: false,
             helpers: 0,
@@ -218,14 +248,11 @@ impl Run {
             now: started,
             endings: Vec::new(),
         };
-        let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
-        let key = RunKey::of(&id, &prepared, inputs);
         let run = Self {
             id,
             home,
             prepared,
             given,
-            key,
             started_at_ms,
             started,
             limit,
@@ -273,9 +300,10 @@ impl Run {
         if let Some((turn, called)) = ended {
             self.completed(&mut board, turn, Some(called));
         }
-        let taken = board.take().map(|turn| Taken {
+        let taken = board.take(self.plan()).map(|turn| Taken {
             turn,
-            inputs: self.inputs(&board, turn.node),
+            inputs: self.inputs(&board, turn.job),
+            key: board.frames.get(turn.job.frame).expect("it has just been taken").key.clone(),
             begun: self.admit_at_once(&mut board, turn),
         });
         self.ready.store(board.ready.len(), Ordering::Relaxed);
@@ -335,42 +363,32 @@ impl Run {
         self.ready.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns the values for a node's inputs, each in the arity that its step takes.
-    fn inputs(&self, board: &Board, node: NodeId) -> Inputs {
-        let step = self.home.generation.graph().step(self.plan().step(node));
-        let sources = self.plan().inputs(node).iter().zip(&step.inputs);
-        sources.map(|(input, (_, arity))| (self.value(board, input.source), *arity)).collect()
+    /// Returns the values for a job's inputs, each in the arity that its step takes.
+    fn inputs(&self, board: &Board, job: Job) -> Inputs {
+        let step = self.home.generation.graph().step(self.plan().step(job.node));
+        let arities = step.inputs.iter().map(|(_, arity)| *arity);
+        board.frames.inputs(self.plan(), job, arities, &self.given)
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
     /// it is to stop already.
     pub(crate) fn waits(&self, turn: Turn) -> Option<AbortRegistration> {
         let mut board = self.lock();
-        let running = &mut board.nodes[turn.node.index()].running;
-        if !matches!(running, Running::Begun { stop: false }) {
+        let Board { frames, begun, .. } = &mut *board;
+        let node = frames.node_mut(self.plan(), turn.job)?;
+        if !matches!(node.running, Running::Begun { stop: false }) {
             return None;
         }
-        board.begun -= 1;
-        let running = &mut board.nodes[turn.node.index()].running;
+        *begun -= 1;
         let (handle, registration) = AbortHandle::new_pair();
-        *running = Running::Waiting(handle);
+        node.running = Running::Waiting(handle);
         Some(registration)
-    }
-
-    fn value(&self, board: &Board, source: Source) -> Arc<Value> {
-        match source {
-            Source::Given(index) => Arc::clone(&self.given[index]),
-            Source::Node(node) => {
-                let value = board.nodes[node.index()].value.as_ref();
-                Arc::clone(value.expect("a node starts after the nodes that it needs"))
-            }
-        }
     }
 
     /// Begins an attempt that has nothing to wait for and nothing to look up: under the lock that is
     /// held anyway.
     fn admit_at_once(&self, board: &mut Board, turn: Turn) -> Option<Admitted<'_>> {
-        let code = self.code(turn.node);
+        let code = self.code(turn.job.node);
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
         }
@@ -391,7 +409,7 @@ impl Run {
             // The run was abandoned while another thread was about to begin; its last event is out.
             return now;
         }
-        let node = &mut board.nodes[turn.node.index()];
+        let node = board.node_mut(self.plan(), turn.job);
         node.open = true;
         // Most steps are tried once.
         node.attempts.reserve_exact(1);
@@ -403,7 +421,7 @@ impl Run {
             error: None,
             usage: None,
         });
-        let step = &self.code(turn.node).name;
+        let step = &self.code(turn.job.node).name;
         self.tell(&Event::AttemptStarted { step, attempt: turn.attempt });
         now
     }
@@ -418,41 +436,56 @@ impl Run {
     }
 
     fn completed(&self, board: &mut Board, turn: Turn, called: Option<Called>) {
-        let running = std::mem::take(&mut board.nodes[turn.node.index()].running);
-        match running {
-            // The run was abandoned while another thread was at this attempt.
+        let job = turn.job;
+        // Where there is no such node any more, or no lane at it, the run was abandoned while another
+        // thread was at this attempt.
+        let Some(node) = board.frames.node_mut(self.plan(), job) else { return };
+        match std::mem::take(&mut node.running) {
             Running::No => return,
             Running::Begun { .. } => board.begun -= 1,
             Running::Waiting(_) => {}
         }
         let completion = self.record(board, turn, called);
-        let Board { progress, actions, .. } = &mut *board;
-        let answered = matches!(completion, Completion::Done { .. } | Completion::Kept { .. });
-        progress.on(Job::once(turn.node), completion, actions);
-        self.tell_if_ended(board, turn.node);
-        if answered {
-            self.drop_used(board, turn.node);
-        }
-        self.give_back(board, turn.node);
+        self.carry_on(board, job, completion);
         self.perform(board);
     }
 
-    /// Drops each value that this node was the last to need.
-    fn drop_used(&self, board: &mut Board, node: NodeId) {
-        for input in self.plan().inputs(node) {
-            if let Source::Node(source) = input.source {
-                let source = &mut board.nodes[source.index()];
-                source.uses -= 1;
-                if source.uses == 0 {
-                    source.value = None;
-                }
-            }
+    /// Tells the machine what became of a job, and does what follows for its step.
+    fn carry_on(&self, board: &mut Board, job: Job, completion: Completion) {
+        let shared = matches!(completion, Completion::Shared { .. });
+        let otherwise = outcome_of(&completion);
+        let tried = board.progress.attempts(job).unwrap_or(0);
+        let Board { progress, actions, .. } = &mut *board;
+        progress.on(job, completion, actions);
+        let attempts = progress.attempts(job).unwrap_or(if shared { tried.saturating_sub(1) } else { tried });
+        let outcome = match progress.state(job) {
+            Some(state) => ended(state),
+            // Its frame has ended with it.
+            None => Some(otherwise),
+        };
+        let Some(outcome) = outcome else { return };
+        board.node_mut(self.plan(), job).outcome = Some(outcome);
+        // Steps that never started are told of at the end, all together.
+        if outcome != StepOutcome::NeverStarted {
+            self.tell(&Event::StepEnded { step: &self.code(job.node).name, outcome });
         }
+        match outcome {
+            StepOutcome::Done | StepOutcome::Cached => board.frames.drop_used(self.plan(), job),
+            StepOutcome::Failed => {
+                let node = board.node_mut(self.plan(), job);
+                let failure = node.failure.as_deref().expect("a step that has failed has a failure").clone();
+                // The machine counts tries, and those in which the store failed first began nothing.
+                let none = matches!(failure, StepFailure::Store(_)) && node.attempts.is_empty();
+                board.failures.push((job, Failed { failure, attempts: if none { 0 } else { attempts } }));
+            }
+            StepOutcome::Cancelled | StepOutcome::NeverStarted => {}
+        }
+        self.give_back(board, job, outcome);
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
-        let (step, now) = (&self.code(turn.node).name, board.now);
-        let node = &mut board.nodes[turn.node.index()];
+        let (step, now) = (&self.code(turn.job.node).name, board.now);
+        let node = board.node_mut(self.plan(), turn.job);
         let began = std::mem::take(&mut node.open);
         let report = if began { node.attempts.last_mut() } else { None };
         let Some(Called { result, usage, ended, origin }) = called else {
@@ -516,13 +549,17 @@ impl Run {
     /// Ends a run whose lanes are gone: everything under way counts as stopped.
     pub(crate) fn abandon(&self) {
         self.stop(StopReason::Cancelled);
-        let under_way: Vec<NodeId> = {
+        let under_way: Vec<Job> = {
             let board = self.lock();
-            let nodes = self.plan().nodes().map(|(node, _)| node);
-            nodes.filter(|node| !matches!(board.nodes[node.index()].running, Running::No)).collect()
+            let jobs = |frame: &Frame| {
+                let nodes = self.plan().nodes_in(frame.dimension()).iter().zip(&frame.nodes);
+                let running = nodes.filter(|(_, node)| !matches!(node.running, Running::No));
+                running.map(|(node, _)| Job { frame: frame.id(), node: *node }).collect::<Vec<_>>()
+            };
+            board.frames.all().flat_map(jobs).collect()
         };
-        for node in under_way {
-            self.complete(Turn { node, attempt: 0, delay: Duration::ZERO }, None);
+        for job in under_way {
+            self.complete(Turn { job, attempt: 0, delay: Duration::ZERO }, None);
         }
     }
 
@@ -532,38 +569,59 @@ impl Run {
         while let Some(action) = board.actions.get(done).copied() {
             done += 1;
             match action {
-                Action::Start { job: Job { node, .. }, attempt, delay } => {
+                Action::Open(element) => {
+                    board.frames.open(self.plan(), element, &self.prepared.uses);
+                }
+                Action::Start { job, attempt, delay } => {
                     if attempt > 1 {
-                        let step = &self.code(node).name;
+                        let step = &self.code(job.node).name;
                         self.tell(&Event::RetryScheduled { step, attempt, delay });
                     }
-                    board.ready.push_back(Turn { node, attempt, delay });
+                    board.ready.push_back(Turn { job, attempt, delay });
                 }
-                Action::Stop { job: Job { node, .. } } => match &mut board.nodes[node.index()].running {
+                Action::Stop { job } => match &mut board.node_mut(self.plan(), job).running {
                     // Its lane will report it.
                     Running::Waiting(attempt) => attempt.abort(),
                     Running::Begun { stop } => *stop = true,
                     // No lane has taken it yet, and none will: see `take`.
-                    Running::No => {
-                        let stopped = Completion::Stopped { began: false };
-                        board.progress.on(Job::once(node), stopped, &mut board.actions);
-                        self.tell_if_ended(board, node);
-                    }
+                    Running::No => self.carry_on(board, job, Completion::Stopped { began: false }),
                 },
-                Action::Finish(conclusion) => self.finish(board, conclusion),
-                Action::Open(_) | Action::Passed { .. } | Action::Ended { .. } | Action::Closed { .. } => {
-                    unreachable!("a plan in which something runs for each element is refused")
+                Action::Passed { element, stage } => board.frames.gather(self.plan(), element, stage),
+                Action::Ended { element, how } => self.element_ended(board, element, how),
+                Action::Closed { frame, dimension, stage, .. } => {
+                    board.frames.close(self.plan(), frame, dimension, stage);
                 }
+                Action::Finish(conclusion) => self.finish(board, conclusion),
             }
         }
         board.actions.clear();
         self.ready.store(board.ready.len(), Ordering::Relaxed);
     }
 
+    fn element_ended(&self, board: &mut Board, element: Element, how: Ending) {
+        let done = how == Ending::Done;
+        if done {
+            let last = self.plan().dimension(element.dimension).stages - 1;
+            board.frames.gather(self.plan(), element, last);
+        }
+        let frame = board.frames.end(self.plan(), element, done);
+        if board.tallies.is_empty() {
+            board.tallies.resize_with(self.plan().len(), Tally::default);
+        }
+        for (node, ended) in self.plan().nodes_in(element.dimension).iter().zip(frame.nodes) {
+            let tally = &mut board.tallies[node.index()];
+            let outcome = ended.outcome.unwrap_or(StepOutcome::NeverStarted);
+            tally.counts.add(outcome);
+            if outcome == StepOutcome::Failed && tally.attempts.is_empty() {
+                tally.attempts = ended.attempts;
+            }
+        }
+    }
+
     fn finish(&self, board: &mut Board, conclusion: Conclusion) {
         board.elapsed = board.now.duration_since(self.started);
         for (node, _) in self.plan().nodes() {
-            if board.state(node) == State::NeverStarted {
+            if self.outcome_of_step(board, node) == StepOutcome::NeverStarted {
                 let outcome = StepOutcome::NeverStarted;
                 self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
             }
@@ -585,7 +643,7 @@ impl Run {
         let conclusion = board.conclusion.expect("asked once the run is over");
         let result = match self.error(&board, conclusion) {
             Some(error) => Err(error),
-            None => Ok(self.value(&board, self.plan().target_source())),
+            None => Ok(board.frames.result(self.plan(), &self.given)),
         };
         let outcome = match conclusion {
             Conclusion::Done => ExecutionOutcome::Done,
@@ -608,43 +666,62 @@ impl Run {
         (result, report)
     }
 
-    fn step_report(&self, board: &mut Board, node: NodeId) -> StepReport {
-        let code = self.code(node);
-        let outcome = ended(board.state(node)).expect("a run that is over has no open step");
-        let attempts = std::mem::take(&mut board.nodes[node.index()].attempts);
-        let key = board.nodes[node.index()].kept.as_ref().map(|kept| kept.key.record.as_str().to_owned());
-        StepReport { step: code.name.clone(), module: Arc::clone(&code.module), outcome, key, attempts }
+    fn runs_once(&self, node: NodeId) -> bool {
+        self.plan().dimension_of(node) == DimensionId::ROOT
     }
 
-    fn error(&self, board: &Board, conclusion: Conclusion) -> Option<ExecutionError> {
-        let root = |node: NodeId| {
-            let source = board.nodes[node.index()].failure.as_deref().cloned();
-            (self.code(node).name.clone(), source.expect("the root of a failure has failed"))
-        };
-        match conclusion {
-            Conclusion::Done => None,
-            Conclusion::Failed { root: Job { node, .. } } => {
-                let (step, source) = root(node);
-                let attempts = match &source {
-                    // The machine counts tries, and those in which the store failed first began nothing.
-                    StepFailure::Store(_) if board.nodes[node.index()].attempts.is_empty() => 0,
-                    _ => board.progress.attempts(Job::once(node)).expect("what runs once is always known"),
-                };
-                Some(ExecutionError::Failed { step, attempts, source })
-            }
-            Conclusion::Aborted { root: Job { node, .. } } => {
-                let (step, source) = root(node);
-                Some(ExecutionError::Aborted { step, source })
-            }
-            Conclusion::Stopped(reason) => Some(ExecutionError::stopped(reason, self.limit)),
+    /// Returns how a step of a run that is over ended, for all elements together where it runs for each.
+    fn outcome_of_step(&self, board: &Board, node: NodeId) -> StepOutcome {
+        if self.runs_once(node) {
+            let state = board.progress.state(Job::once(node)).expect("what runs once is always known");
+            return ended(state).expect("a run that is over has no open step");
+        }
+        match board.tallies.get(node.index()) {
+            Some(tally) => tally.counts.outcome(),
+            // No element ever came.
+            None if board.progress.conclusion() == Some(Conclusion::Done) => StepOutcome::Done,
+            None => StepOutcome::NeverStarted,
         }
     }
 
-    /// Tells that a step is over. Steps that never started are told of at the end, all together.
-    fn tell_if_ended(&self, board: &Board, node: NodeId) {
-        match ended(board.state(node)) {
-            None | Some(StepOutcome::NeverStarted) => {}
-            Some(outcome) => self.tell(&Event::StepEnded { step: &self.code(node).name, outcome }),
+    fn step_report(&self, board: &mut Board, node: NodeId) -> StepReport {
+        let code = self.code(node);
+        let outcome = self.outcome_of_step(board, node);
+        let (key, attempts, elements) = if self.runs_once(node) {
+            let node = board.node_mut(self.plan(), Job::once(node));
+            let key = node.kept.as_ref().map(|kept| kept.key.record.as_str().to_owned());
+            (key, std::mem::take(&mut node.attempts), None)
+        } else {
+            let tally = board.tallies.get_mut(node.index()).map(std::mem::take).unwrap_or_default();
+            (None, tally.attempts, Some(tally.counts))
+        };
+        StepReport {
+            step: code.name.clone(),
+            module: Arc::clone(&code.module),
+            outcome,
+            key,
+            attempts,
+            elements,
+        }
+    }
+
+    fn error(&self, board: &Board, conclusion: Conclusion) -> Option<ExecutionError> {
+        let root = |root: Job| {
+            let failed = board.failures.iter().find(|(job, _)| *job == root);
+            let (_, Failed { failure, attempts }) = failed.expect("the root of a failure has failed");
+            (self.code(root.node).name.clone(), failure.clone(), *attempts)
+        };
+        match conclusion {
+            Conclusion::Done => None,
+            Conclusion::Failed { root: job } => {
+                let (step, source, attempts) = root(job);
+                Some(ExecutionError::Failed { step, attempts, source })
+            }
+            Conclusion::Aborted { root: job } => {
+                let (step, source, _) = root(job);
+                Some(ExecutionError::Aborted { step, source })
+            }
+            Conclusion::Stopped(reason) => Some(ExecutionError::stopped(reason, self.limit)),
         }
     }
 
@@ -672,6 +749,17 @@ impl Lines for Run {
         }
         let step = &self.code(writer.node).name;
         self.tell(&Event::Output { step, attempt: writer.attempt, stream, line });
+    }
+}
+
+/// Returns how a job ended whose frame has ended with it.
+fn outcome_of(completion: &Completion) -> StepOutcome {
+    match completion {
+        Completion::Done { .. } => StepOutcome::Done,
+        Completion::Kept { .. } => StepOutcome::Cached,
+        Completion::Failed { .. } | Completion::Shared { .. } => StepOutcome::Failed,
+        Completion::Stopped { began: true } => StepOutcome::Cancelled,
+        Completion::Stopped { began: false } => StepOutcome::NeverStarted,
     }
 }
 

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use docket_graph::{Arity, DimensionId, Graph, Port};
+use docket_graph::{Arity, Graph, Port};
 use docket_store::{Entry, Held, Kind, NewExecution, Opened, RecordKey, Status, StepNote, Unfinished};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -145,11 +145,6 @@ fn accepted(
 ) -> Result<Accepted, RequestError> {
     let generation = &home.generation;
     let prepared = generation.plan(target.clone(), &mut ports)?;
-    let repeated =
-        prepared.plan.nodes().find(|(node, _)| prepared.plan.dimension_of(*node) != DimensionId::ROOT);
-    if let Some((_, step)) = repeated {
-        return Err(RequestError::Elements { step: generation.code(step).name.clone() });
-    }
     check(generation.graph(), &ports, &mut given, prepared.keeps)?;
     Ok(Accepted { home: Arc::clone(home), prepared, target, ports, given, started_at_ms })
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, Input, NodeId, Scope, Source, StepName};
+use docket_graph::{Arity, DimensionId, Input, NodeId, Scope, Source, StepName};
 use docket_store::{Filter, Journal, Kind, Left, Look, Query, Record, Status, Store, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,11 @@ impl Shared {
         let mut forecasts: Vec<(StepName, Forecast)> = Vec::with_capacity(plan.len());
         for (node, step) in plan.nodes() {
             let code = generation.code(step);
+            if plan.dimension_of(node) != DimensionId::ROOT {
+                let reason = "it runs once for each element of a list".to_owned();
+                forecasts.push((code.name.clone(), Forecast::WillRun { key: None, reason }));
+                continue;
+            }
             let forecast = match (&code.keep, keeping) {
                 (Some(keep), Some(keeping)) => match inputs(&accepted, node, &values) {
                     Err(producer) => Forecast::Unknown { until: forecasts[producer.index()].0.clone() },

@@ -68,7 +68,8 @@ pub(crate) struct Prepared {
     pub(crate) retries: Arc<[Retry]>,
     /// Whether some step's result is kept, so that its executions are journaled.
     pub(crate) keeps: bool,
-    /// How often the value of each node is asked for: once for each input, and once as the result.
+    /// How often the value of each node is asked for: once for each input, and once as the result. What asks
+    /// from another dimension may do so more than once, and is never done with it.
     pub(crate) uses: Box<[u32]>,
     /// The positions of the given inputs, in the order of their ports.
     pub(crate) by_port: Box<[usize]>,

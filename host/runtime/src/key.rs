@@ -29,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::execution_id::ExecutionId;
 use crate::generation::{Keep, Prepared, StepCode, frame};
-use crate::value::Value;
+use crate::value::{Payload, Value};
 
 /// Changes whenever keys are made in another way.
 const FORMAT: u32 = 1;
@@ -231,6 +231,14 @@ impl RunKey {
                 false => frame(&mut hash, payload.bytes()),
             });
         }
+        Self(hash)
+    }
+
+    /// Begins the keys of what is done for one element.
+    pub(crate) fn of_element(&self, element: &Payload) -> Self {
+        let mut hash = self.0.clone();
+        frame(&mut hash, b"element");
+        frame(&mut hash, element.digest());
         Self(hash)
     }
 

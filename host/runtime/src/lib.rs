@@ -70,7 +70,9 @@ pub use options::{
     HostOptions, Keeping, LEAST_STACK, Limits, MOST_STACK, OnStoreError, RetryOptions, StepOptions,
 };
 pub use outcome::{Outcome, OutcomeError};
-pub use report::{AttemptOutcome, AttemptReport, ExecutionOutcome, Report, StepOutcome, StepReport};
+pub use report::{
+    AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
+};
 pub use request::{Request, RequestError};
 pub use stored::{StoredError, StoredRequest, decode_outcome, decode_value};
 pub use value::{Payload, Value};

@@ -43,8 +43,55 @@ pub struct StepReport {
     /// The key of its result, where that is to be kept, in hexadecimal: also the step's idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Every attempt that was really made, in order.
+    /// Every attempt that was really made, in order; for a step that runs for each element, those of the first
+    /// element that failed.
     pub attempts: Vec<AttemptReport>,
+    /// How the step ended for each element, where it runs for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elements: Option<ElementCounts>,
+}
+
+/// For how many elements of a list a step ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElementCounts {
+    /// It ran and answered.
+    pub done: u64,
+    /// A kept result took its place.
+    pub cached: u64,
+    /// It failed for good.
+    pub failed: u64,
+    /// It was stopped because something else failed.
+    pub cancelled: u64,
+    /// Something else had failed before its turn came. Elements that never came are not counted.
+    pub never_started: u64,
+}
+
+impl ElementCounts {
+    pub(crate) fn add(&mut self, outcome: StepOutcome) {
+        match outcome {
+            StepOutcome::Done => self.done += 1,
+            StepOutcome::Cached => self.cached += 1,
+            StepOutcome::Failed => self.failed += 1,
+            StepOutcome::Cancelled => self.cancelled += 1,
+            StepOutcome::NeverStarted => self.never_started += 1,
+        }
+    }
+
+    /// Returns how the step ended for all elements together: as the worst did.
+    pub(crate) fn outcome(self) -> StepOutcome {
+        let Self { done, cached, failed, cancelled, never_started } = self;
+        if failed > 0 {
+            StepOutcome::Failed
+        } else if cancelled > 0 || (never_started > 0 && done + cached > 0) {
+            StepOutcome::Cancelled
+        } else if never_started > 0 {
+            StepOutcome::NeverStarted
+        } else if cached > 0 && done == 0 {
+            StepOutcome::Cached
+        } else {
+            StepOutcome::Done
+        }
+    }
 }
 
 /// One attempt.
@@ -154,7 +201,7 @@ mod tests {
 
     fn step(name: &str, outcome: StepOutcome, attempts: Vec<AttemptReport>) -> StepReport {
         let step = StepName::parse(name).unwrap();
-        StepReport { step, module: "fetch.wasm".into(), outcome, key: None, attempts }
+        StepReport { step, module: "fetch.wasm".into(), outcome, key: None, attempts, elements: None }
     }
 
     #[test]

@@ -127,14 +127,6 @@ pub enum RequestError {
         /// The step.
         step: docket_graph::StepName,
     },
-    /// A step runs once for each element of a list.
-    #[error(
-        "step `{step}` runs once for each element of a list, which this host does not do yet; give what it takes"
-    )]
-    Elements {
-        /// The first such step.
-        step: docket_graph::StepName,
-    },
     /// A step keeps its results, and the host has nowhere to keep them.
     #[error("{}the host has no store; give it one, or set `persistence = false`", .step.as_ref().map(|step| format!("step `{step}` keeps its results, but ")).unwrap_or_default())]
     NoStore {
@@ -187,8 +179,7 @@ impl RequestError {
             RequestError::Port(_)
             | RequestError::Plan(_)
             | RequestError::Input { .. }
-            | RequestError::List { .. }
-            | RequestError::Elements { .. } => ErrorKind::Invalid,
+            | RequestError::List { .. } => ErrorKind::Invalid,
             RequestError::Conflict { .. } => ErrorKind::Conflict,
             RequestError::Internal(_) => ErrorKind::Internal,
             RequestError::UnknownExecution { .. } => ErrorKind::NotFound,

@@ -306,6 +306,7 @@ mod tests {
             outcome: if failed { StepOutcome::Failed } else { StepOutcome::Cached },
             key: Some("c0ffee".to_owned()),
             attempts: Vec::new(),
+            elements: None,
         };
         let report = Report {
             execution_id: ExecutionId::parse("order-42").unwrap(),

@@ -42,11 +42,11 @@ pub(crate) async fn turn(run: &Arc<Run>, taken: Taken<'_>) -> Called {
 }
 
 async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
-    let Taken { turn, inputs, begun } = taken;
+    let Taken { turn, inputs, key, begun } = taken;
     if !turn.delay.is_zero() {
         clock::sleep_until(clock::deadline(clock::now(), turn.delay)).await;
     }
-    let code = run.code(turn.node);
+    let code = run.code(turn.job.node);
     let key = match (&code.keep, &run.journaled) {
         // Boxed: few steps are kept, and all others would carry its size.
         (Some(keep), Some(keeping)) => {
@@ -54,7 +54,7 @@ async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
         }
         // There is no store, and the step is to run without.
         (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, &inputs).bytes,
-        (None, _) => run.key.of_step(&code.identity),
+        (None, _) => key.of_step(&code.identity),
     };
     attempt(run, turn, key, &inputs, begun).await
 }
@@ -69,9 +69,9 @@ async fn kept(
     keeping: &Arc<Keeping>,
 ) -> Called {
     let key = key::work_key(&keeping.tenant, run.id.as_str(), code, keep, inputs);
-    run.has_key(turn.node, &key);
+    run.has_key(turn.job, &key);
     let seeker = Seeker { run, code, keep, keeping, key: &key, inputs };
-    let mut before = run.take_hold(turn.node);
+    let mut before = run.take_hold(turn.job);
     let mut turn = turn;
     loop {
         let found = match before.take() {
@@ -96,7 +96,7 @@ async fn kept(
             }
         };
         let Ok(value) = &called.result else {
-            run.put_hold(turn.node, hold);
+            run.put_hold(turn.job, hold);
             return called;
         };
         match hold.complete(value, keep.ttl).await {
@@ -112,7 +112,7 @@ async fn kept(
             }
             Err(error) => {
                 let failure = StepFailure::Store(error.to_string());
-                run.put_hold(turn.node, hold);
+                run.put_hold(turn.job, hold);
                 return Called { result: Err(failure), ..called };
             }
         }

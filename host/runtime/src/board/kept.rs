@@ -1,17 +1,17 @@
 //! Owns what the board knows of steps whose results are kept: their keys, the right to make a result
 //! between two attempts, and what becomes of it. Never asks a store.
 
-use docket_graph::{Job, NodeId, State};
+use docket_graph::Job;
 use tokio::task::JoinHandle;
 
-use super::{Board, Run, Turn, ended};
+use super::{Board, Run, Turn};
 use crate::call::Usage;
 use crate::clock;
 use crate::failure::StepFailure;
 use crate::keep::Hold;
 use crate::key::WorkKey;
 use crate::observer::Event;
-use crate::report::AttemptOutcome;
+use crate::report::{AttemptOutcome, StepOutcome};
 
 /// What a node has whose step's result is kept.
 pub(super) struct KeptNode {
@@ -22,27 +22,30 @@ pub(super) struct KeptNode {
 
 impl Run {
     /// Notes the key of a kept step's work.
-    pub(crate) fn has_key(&self, node: NodeId, key: &WorkKey) {
-        let kept = &mut self.lock().nodes[node.index()].kept;
-        kept.get_or_insert_with(|| Box::new(KeptNode { key: key.clone(), hold: None }));
+    pub(crate) fn has_key(&self, job: Job, key: &WorkKey) {
+        let mut board = self.lock();
+        let Some(node) = board.frames.node_mut(self.plan(), job) else { return };
+        node.kept.get_or_insert_with(|| Box::new(KeptNode { key: key.clone(), hold: None }));
     }
 
     /// Takes the right to make a step's result that an earlier attempt has left.
-    pub(crate) fn take_hold(&self, node: NodeId) -> Option<Hold> {
-        self.lock().nodes[node.index()].kept.as_mut().and_then(|kept| kept.hold.take())
+    pub(crate) fn take_hold(&self, job: Job) -> Option<Hold> {
+        self.lock().frames.node_mut(self.plan(), job)?.kept.as_mut()?.hold.take()
     }
 
     /// Leaves the right to make a step's result for the next attempt, or for the end of the step.
-    pub(crate) fn put_hold(&self, node: NodeId, hold: Hold) {
-        let kept = &mut self.lock().nodes[node.index()].kept;
-        kept.as_mut().expect("a step that holds its work has a key").hold = Some(hold);
+    pub(crate) fn put_hold(&self, job: Job, hold: Hold) {
+        // Where the run was abandoned meanwhile, it is given back.
+        if let Some(node) = self.lock().frames.node_mut(self.plan(), job) {
+            node.kept.as_mut().expect("a step that holds its work has a key").hold = Some(hold);
+        }
     }
 
     /// Notes that the attempt under way has this number, since others came before this execution, or
     /// before its restart; returns the turn with that number.
     pub(crate) fn renumber(&self, turn: Turn, attempt: u32) -> Turn {
         if attempt != turn.attempt {
-            self.lock().progress.renumber(Job::once(turn.node), attempt);
+            self.lock().progress.renumber(turn.job, attempt);
         }
         Turn { attempt, ..turn }
     }
@@ -52,7 +55,7 @@ impl Run {
     pub(crate) fn attempt_lost(&self, turn: Turn) -> Turn {
         let next = Turn { attempt: turn.attempt + 1, ..turn };
         let mut board = self.lock();
-        let node = &mut board.nodes[turn.node.index()];
+        let Some(node) = board.frames.node_mut(self.plan(), turn.job) else { return turn };
         if !std::mem::take(&mut node.open) {
             return turn;
         }
@@ -62,7 +65,7 @@ impl Run {
         report.outcome = AttemptOutcome::Failed(failure.class());
         report.error = Some(failure.to_string());
         let (elapsed, usage) = (report.elapsed, Usage::default());
-        let step = &self.code(turn.node).name;
+        let step = &self.code(turn.job.node).name;
         self.tell(&Event::AttemptEnded {
             step,
             attempt: turn.attempt,
@@ -74,15 +77,12 @@ impl Run {
     }
 
     /// Gives back the right to make a step's result once the step has ended without one.
-    pub(super) fn give_back(&self, board: &mut Board, node: NodeId) {
-        if ended(board.state(node)).is_none() {
-            return;
-        }
-        let state = board.state(node);
-        let node = &mut board.nodes[node.index()];
+    pub(super) fn give_back(&self, board: &mut Board, job: Job, outcome: StepOutcome) {
+        let Board { frames, endings, .. } = board;
+        let Some(node) = frames.node_mut(self.plan(), job) else { return };
         let Some(hold) = node.kept.as_mut().and_then(|kept| kept.hold.take()) else { return };
-        match (node.failure.as_deref(), state) {
-            (Some(failure), State::Failed) => board.endings.extend(hold.failed(failure)),
+        match (node.failure.as_deref(), outcome) {
+            (Some(failure), StepOutcome::Failed) => endings.extend(hold.failed(failure)),
             _ => drop(hold),
         }
     }

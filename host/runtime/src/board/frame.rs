@@ -1,0 +1,264 @@
+//! Owns the values of the frames of one run: of what runs once, and of each element under way; and what is
+//! gathered of elements that have ended. Never decides what runs.
+
+use std::sync::Arc;
+
+use docket_graph::{Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take};
+
+use super::Node;
+use crate::key::RunKey;
+use crate::value::{Payload, Value};
+
+/// All frames under way.
+pub(super) struct Frames {
+    /// By slot.
+    slots: Vec<Option<Frame>>,
+    /// The dimensions whose elements' results are passed on towards the result, by dimension.
+    carries: Box<[bool]>,
+}
+
+/// What runs together: what runs once, or what runs for one element.
+pub(super) struct Frame {
+    id: FrameId,
+    dimension: DimensionId,
+    /// The frame around it, and which element of its list it is; none for what runs once.
+    place: Option<(FrameId, u64)>,
+    /// The element itself; none for what runs once.
+    element: Option<Arc<Value>>,
+    /// What the keys of its work begin with, where its results are not kept.
+    pub(super) key: RunKey,
+    /// In the order of the plan.
+    pub(super) nodes: Vec<Node>,
+    /// What was gathered of elements within.
+    gathered: Vec<(Source, Gathered)>,
+    /// The results of elements within, where they are passed on, by their index.
+    results: Vec<Vec<Payload>>,
+}
+
+enum Gathered {
+    /// By the index of the element; none of one that has not come so far, or failed.
+    Open(Vec<Option<Payload>>),
+    Closed(Arc<Value>),
+}
+
+impl Frames {
+    /// Returns the frame of what runs once, alone.
+    pub(super) fn new(plan: &Plan, key: RunKey, uses: &[u32]) -> Self {
+        let mut carries = vec![false; plan.dimensions().len()].into_boxed_slice();
+        let (mut dimension, result) = (plan.target_dimension(), plan.result_dimension());
+        while dimension != result {
+            carries[dimension.index()] = true;
+            dimension = plan.dimension(dimension).parent;
+        }
+        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, key, uses);
+        Self { slots: vec![Some(root)], carries }
+    }
+
+    /// Returns a frame that has not ended.
+    pub(super) fn get(&self, id: FrameId) -> Option<&Frame> {
+        self.slots.get(id.slot())?.as_ref().filter(|frame| frame.id == id)
+    }
+
+    fn get_mut(&mut self, id: FrameId) -> Option<&mut Frame> {
+        self.slots.get_mut(id.slot())?.as_mut().filter(|frame| frame.id == id)
+    }
+
+    fn frame(&self, id: FrameId) -> &Frame {
+        self.get(id).expect("a frame ends after all that is within it")
+    }
+
+    /// Returns all frames under way.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Frame> {
+        self.slots.iter().flatten()
+    }
+
+    /// Returns a job's node, unless its frame has ended.
+    pub(super) fn node(&self, plan: &Plan, job: Job) -> Option<&Node> {
+        Some(&self.get(job.frame)?.nodes[plan.position(job.node)])
+    }
+
+    /// Returns a job's node, unless its frame has ended.
+    pub(super) fn node_mut(&mut self, plan: &Plan, job: Job) -> Option<&mut Node> {
+        Some(&mut self.get_mut(job.frame)?.nodes[plan.position(job.node)])
+    }
+
+    /// Makes room for the values of an element of a list that a node has given.
+    pub(super) fn open(&mut self, plan: &Plan, element: Element, uses: &[u32]) {
+        let Element { frame, parent, dimension, index } = element;
+        let Opener::Node(opener) = plan.dimension(dimension).opener else {
+            unreachable!("items are refused before anything runs")
+        };
+        let around = self.frame(parent);
+        let list =
+            around.nodes[plan.position(opener)].value.as_ref().expect("a list has elements once it is there");
+        let at =
+            usize::try_from(index).expect("a list in memory has fewer elements than there are addresses");
+        let payload = list.payloads()[at].clone();
+        let key = around.key.of_element(&payload);
+        let mut opened = Frame::new(plan, frame, dimension, key, uses);
+        opened.place = Some((parent, index));
+        opened.element = Some(Arc::new(Value::One(payload)));
+        if self.slots.len() <= frame.slot() {
+            self.slots.resize_with(frame.slot() + 1, || None);
+        }
+        self.slots[frame.slot()] = Some(opened);
+    }
+
+    /// Puts what is gathered of an element after a stage into the frame around it.
+    pub(super) fn gather(&mut self, plan: &Plan, element: Element, stage: u32) {
+        for gathered in plan.gathered(element.dimension).iter().filter(|gathered| gathered.stage == stage) {
+            let frame = self.frame(element.frame);
+            let value = match gathered.source {
+                Source::Given(_) => frame.element.as_ref(),
+                Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
+            };
+            let payload =
+                value.expect("what has passed a stage has the values of it").payloads().first().cloned();
+            let around = self.get_mut(element.parent).expect("a frame ends after all that is within it");
+            let Gathered::Open(list) = around.gathered_of(gathered.source) else {
+                unreachable!("nothing is gathered after the end of it")
+            };
+            put(list, element.index, payload);
+        }
+    }
+
+    /// Makes a list of what was gathered of all elements after a stage.
+    pub(super) fn close(&mut self, plan: &Plan, frame: FrameId, dimension: DimensionId, stage: u32) {
+        let around = self.get_mut(frame).expect("a frame ends after all that is within it");
+        for gathered in plan.gathered(dimension).iter().filter(|gathered| gathered.stage == stage) {
+            let gathered = around.gathered_of(gathered.source);
+            if let Gathered::Open(list) = gathered {
+                let list = std::mem::take(list).into_iter().flatten().collect();
+                *gathered = Gathered::Closed(Arc::new(Value::Many(list)));
+            }
+        }
+    }
+
+    /// Takes the frame of an element that has ended, after it has passed on what becomes of its result.
+    pub(super) fn end(&mut self, plan: &Plan, element: Element, done: bool) -> Frame {
+        if done && self.carries[element.dimension.index()] {
+            let results = self.results_of(plan, element.frame);
+            let around = self.get_mut(element.parent).expect("a frame ends after all that is within it");
+            put(&mut around.results, element.index, results);
+        }
+        let slot = self.slots[element.frame.slot()].take();
+        slot.expect("a frame ends once")
+    }
+
+    /// Returns the messages of the target that were made in a frame, in order.
+    fn results_of(&mut self, plan: &Plan, id: FrameId) -> Vec<Payload> {
+        let frame = self.get_mut(id).expect("asked of a frame that has not ended");
+        if frame.dimension != plan.target_dimension() {
+            return std::mem::take(&mut frame.results).into_iter().flatten().collect();
+        }
+        match plan.target_source() {
+            Source::Given(_) => frame.element.as_ref(),
+            Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
+        }
+        .map(|value| value.payloads().to_vec())
+        .unwrap_or_default()
+    }
+
+    /// Returns the result of a run that is done.
+    pub(super) fn result(&mut self, plan: &Plan, given: &[Arc<Value>]) -> Arc<Value> {
+        if plan.target_dimension() != DimensionId::ROOT {
+            return Arc::new(Value::Many(self.results_of(plan, FrameId::ROOT)));
+        }
+        match plan.target_source() {
+            Source::Given(index) => Arc::clone(&given[index]),
+            Source::Node(node) => {
+                let value = self.frame(FrameId::ROOT).nodes[plan.position(node)].value.as_ref();
+                Arc::clone(value.expect("a run that is done has its result"))
+            }
+        }
+    }
+
+    /// Returns the values for a job's inputs, each in the arity that its step takes.
+    pub(super) fn inputs(
+        &self,
+        plan: &Plan,
+        job: Job,
+        arities: impl Iterator<Item = Arity>,
+        given: &[Arc<Value>],
+    ) -> Vec<(Arc<Value>, Arity)> {
+        let own = self.frame(job.frame);
+        let value = |input: &Input| {
+            let frame = self.around(own, input.dimension);
+            match (input.take, input.source) {
+                (Take::Element, _) => frame.element.as_ref(),
+                (Take::Gathered, source) => frame.list_of(source),
+                (Take::Whole, Source::Given(index)) => given.get(index),
+                (Take::Whole, Source::Node(node)) => frame.nodes[plan.position(node)].value.as_ref(),
+            }
+        };
+        let value = |input| Arc::clone(value(input).expect("a node starts after what it needs"));
+        plan.inputs(job.node).iter().map(value).zip(arities).collect()
+    }
+
+    /// Returns the frame itself or the one around it that is of this dimension.
+    fn around<'a>(&'a self, mut frame: &'a Frame, dimension: DimensionId) -> &'a Frame {
+        while frame.dimension != dimension {
+            let (parent, _) =
+                frame.place.expect("a node takes values of its own dimension or of one around it");
+            frame = self.frame(parent);
+        }
+        frame
+    }
+
+    /// Notes that a job has what it needed: drops each value of its own frame that it was the last to need.
+    pub(super) fn drop_used(&mut self, plan: &Plan, job: Job) {
+        let Some(frame) = self.get_mut(job.frame) else { return };
+        for input in plan.inputs(job.node) {
+            if let (Source::Node(node), Take::Whole) = (input.source, input.take)
+                && input.dimension == frame.dimension
+            {
+                let source = &mut frame.nodes[plan.position(node)];
+                source.uses -= 1;
+                if source.uses == 0 {
+                    source.value = None;
+                }
+            }
+        }
+    }
+}
+
+impl Frame {
+    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, key: RunKey, uses: &[u32]) -> Self {
+        let node = |node: &NodeId| Node { uses: uses[node.index()], ..Node::default() };
+        let nodes = plan.nodes_in(dimension).iter().map(node).collect();
+        let (gathered, results) = (Vec::new(), Vec::new());
+        Self { id, dimension, place: None, element: None, key, nodes, gathered, results }
+    }
+
+    pub(super) fn id(&self) -> FrameId {
+        self.id
+    }
+
+    pub(super) fn dimension(&self) -> DimensionId {
+        self.dimension
+    }
+
+    fn gathered_of(&mut self, source: Source) -> &mut Gathered {
+        let at = self.gathered.iter().position(|(known, _)| *known == source).unwrap_or_else(|| {
+            self.gathered.push((source, Gathered::Open(Vec::new())));
+            self.gathered.len() - 1
+        });
+        &mut self.gathered[at].1
+    }
+
+    fn list_of(&self, source: Source) -> Option<&Arc<Value>> {
+        match self.gathered.iter().find(|(known, _)| *known == source) {
+            Some((_, Gathered::Closed(list))) => Some(list),
+            Some((_, Gathered::Open(_))) | None => None,
+        }
+    }
+}
+
+/// Puts something at a place of a list, which grows as far as it must.
+fn put<T: Default>(list: &mut Vec<T>, index: u64, what: T) {
+    let at = usize::try_from(index).expect("a list in memory has fewer elements than there are addresses");
+    if list.len() <= at {
+        list.resize_with(at + 1, T::default);
+    }
+    list[at] = what;
+}
