@@ -71,18 +71,20 @@ async fn each_element_runs_once_and_all_come_together_in_order() {
         let summary = Summary::decode(&value.payloads()[0].bytes()[..]).unwrap();
         let words = (0..sentences).map(|n| n % 10 + 1).sum::<usize>();
         assert_eq!((summary.sentences as usize, summary.words as usize), (sentences, words));
-        assert_eq!(recorder.starts("count"), sentences);
-        assert_eq!(recorder.starts("summarise"), 1);
+        assert_eq!(recorder.starts("Count"), sentences);
+        assert_eq!(recorder.starts("Summarise"), 1);
         let done = ElementCounts { done: sentences as u64, ..ElementCounts::default() };
-        let counts = elements(&outcome, "count");
+        let counts = elements(&outcome, "Count");
         assert!(counts == Some(done), "{counts:?}");
-        assert_eq!(elements(&outcome, "summarise"), None);
+        assert_eq!(elements(&outcome, "Summarise"), None);
 
         let outcome = host.execute(request("WordCount", &text(sentences))).await.unwrap();
         let value = outcome.result.unwrap_or_else(|error| panic!("{error}"));
         let counts = value.payloads().iter().map(|one| WordCount::decode(&one.bytes()[..]).unwrap());
-        let expected = (0..sentences)
-            .map(|n| WordCount { sentence: format!("s{n}{}", " w".repeat(n % 10)), words: n as u32 % 10 + 1 });
+        let expected = (0..sentences).map(|n| WordCount {
+            sentence: format!("s{n}{}", " w".repeat(n % 10)),
+            words: n as u32 % 10 + 1,
+        });
         assert!(counts.eq(expected), "the results are in the order of the list");
         assert!(matches!(*value, Value::Many(_)));
     }
@@ -96,16 +98,16 @@ async fn the_failure_of_one_element_ends_the_execution_and_is_its_root_cause() {
     let outcome = host.execute(request("Summary", &text)).await.unwrap();
     match &outcome.result {
         Err(ExecutionError::Failed { step, attempts: 1, source: StepFailure::Reported { message, .. } }) => {
-            assert_eq!((step.as_str(), message.as_str()), ("count", "`\u{fffd} here` is not text"));
+            assert_eq!((step.as_str(), message.as_str()), ("Count", "`\u{fffd} here` is not text"));
         }
         other => panic!("{other:?}"),
     }
-    let counts = elements(&outcome, "count").unwrap();
+    let counts = elements(&outcome, "Count").unwrap();
     assert_eq!(counts.failed, 1);
     assert!(counts.done <= 20 + 64 && counts.cached == 0, "{counts:?}");
-    let count = outcome.report.steps.iter().find(|report| report.step.as_str() == "count").unwrap();
+    let count = outcome.report.steps.iter().find(|report| report.step.as_str() == "Count").unwrap();
     assert_eq!((count.outcome, count.attempts.len()), (StepOutcome::Failed, 1));
-    let summarise = outcome.report.steps.iter().find(|report| report.step.as_str() == "summarise").unwrap();
+    let summarise = outcome.report.steps.iter().find(|report| report.step.as_str() == "Summarise").unwrap();
     assert_eq!(summarise.outcome, StepOutcome::NeverStarted);
 }
 
@@ -116,7 +118,7 @@ async fn equal_elements_of_a_kept_step_run_once() {
         persistence: Some(docket_runtime::Keeping::On(persistence)),
         ..docket_runtime::StepOptions::default()
     };
-    let steps = BTreeMap::from([("count".to_owned(), kept)]);
+    let steps = BTreeMap::from([("Count".to_owned(), kept)]);
     let recorder = Recorder::new();
     let builder = Host::builder().options(HostOptions { steps, ..options() }).observer(recorder.clone());
     let builder = builder.store(Arc::new(docket_store::MemoryStore::new()));
@@ -126,9 +128,9 @@ async fn equal_elements_of_a_kept_step_run_once() {
     let value = outcome.result.as_ref().unwrap_or_else(|error| panic!("{error}"));
     let summary = Summary::decode(&value.payloads()[0].bytes()[..]).unwrap();
     assert_eq!((summary.sentences, summary.words), (10, 20));
-    assert_eq!(recorder.starts("count"), 1);
-    let counts = elements(&outcome, "count").unwrap();
+    assert_eq!(recorder.starts("Count"), 1);
+    let counts = elements(&outcome, "Count").unwrap();
     assert_eq!((counts.done, counts.cached), (1, 9));
     let again = host.execute(request("Summary", &"the same. ".repeat(10))).await.unwrap();
-    assert_eq!(elements(&again, "count").unwrap().cached, 10);
+    assert_eq!(elements(&again, "Count").unwrap().cached, 10);
 }

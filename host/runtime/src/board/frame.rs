@@ -73,11 +73,6 @@ impl Frames {
     }
 
     /// Returns a job's node, unless its frame has ended.
-    pub(super) fn node(&self, plan: &Plan, job: Job) -> Option<&Node> {
-        Some(&self.get(job.frame)?.nodes[plan.position(job.node)])
-    }
-
-    /// Returns a job's node, unless its frame has ended.
     pub(super) fn node_mut(&mut self, plan: &Plan, job: Job) -> Option<&mut Node> {
         Some(&mut self.get_mut(job.frame)?.nodes[plan.position(job.node)])
     }

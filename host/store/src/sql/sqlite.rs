@@ -137,6 +137,8 @@ impl Inner {
         let synced = tokio::task::spawn_blocking(move || std::fs::File::open(log)?.sync_data()).await;
         let error = match synced {
             Ok(Ok(())) => return Ok(()),
+            // The last to close the database removes the log, after all that it had was made safe.
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
