@@ -32,6 +32,9 @@ const LANE_WIDTH: usize = 1024;
 /// to put a thread to sleep and to wake it again, and a few times as long as a quick step takes.
 const WATCH: Duration = Duration::from_micros(50);
 
+/// Why turns that have ended when they were first polled say how the lane goes on.
+const NOT_WAITED: &str = "a pace, where no turn has waited";
+
 /// What stops an execution from outside.
 pub(crate) struct Stops<'a> {
     /// When its time is over.
@@ -53,14 +56,23 @@ pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
     let _abandoned = StopOnDrop(run);
     let helpers = Helpers::default();
     let mut lane = Lane::new(run, Some(&helpers), run.started);
+    // The first turns are taken in this very future: most executions need no others.
+    let mut first = pin!(lane.place.take_turns(run.started, run.started, true));
+    let mut pace = match poll_once(first.as_mut()) {
+        Poll::Ready(pace) => pace.expect(NOT_WAITED),
+        Poll::Pending => lane.first_waits(),
+    };
     let deadline = clock::sleep_until(stops.deadline);
     tokio::pin!(deadline);
     let mut stopped = false;
     loop {
-        match lane.take_ready() {
+        match pace {
             Pace::Over => break,
             Pace::Rest if run.rests(Rank::First) => {}
-            Pace::Rest => continue,
+            Pace::Rest => {
+                pace = lane.take_ready(lane.slice);
+                continue;
+            }
             Pace::Full => {}
             Pace::Yield => give_way(run).await,
         }
@@ -70,11 +82,13 @@ pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
             () = cancelled(stops.lost.as_ref()), if !stopped => { stopped = true; run.stop(StopReason::Cancelled) }
             () = stops.shutdown.cancelled(), if !stopped => { stopped = true; run.stop(StopReason::Shutdown) }
             () = &mut deadline, if !stopped => { stopped = true; run.stop(StopReason::Deadline) }
-            () = lane.complete_next(), if !lane.is_idle() => {}
+            _ = first.as_mut(), if lane.first_waits => lane.first_waits = false,
+            () = lane.complete_next(), if lane.has_waiting() => {}
             () = helpers.joined() => {}
             () = run.changed.notified() => {}
         }
         lane.slice = clock::now();
+        pace = lane.take_ready(lane.slice);
     }
 }
 
@@ -119,7 +133,7 @@ async fn cancelled(token: Option<&CancellationToken>) {
 async fn help(run: Arc<Run>) {
     let mut lane = Lane::new(&run, None, clock::now());
     loop {
-        match lane.take_ready() {
+        match lane.take_ready(lane.slice) {
             Pace::Yield => give_way(&run).await,
             Pace::Full => lane.complete_next().await,
             Pace::Rest | Pace::Over if lane.is_idle() => {
@@ -163,7 +177,9 @@ async fn give_way(run: &Run) {
 /// Attempts that one task carries out.
 struct Lane<'a> {
     place: Place<'a>,
-    /// Each at one attempt that waits; made for the first that does.
+    /// Whether the turns that its task takes in its own future are at an attempt that waits.
+    first_waits: bool,
+    /// Further ones, each at one attempt that waits; made for the first that does.
     waiting: Option<FuturesUnordered<Turns<'a>>>,
     /// Since when this lane has had its thread.
     slice: Instant,
@@ -182,21 +198,31 @@ type Turns<'a> = Pin<Box<dyn Future<Output = Option<Pace>> + Send + 'a>>;
 
 impl<'a> Lane<'a> {
     fn new(run: &'a Arc<Run>, helpers: Option<&'a Helpers>, slice: Instant) -> Self {
-        Self { place: Place { run, helpers }, waiting: None, slice }
+        Self { place: Place { run, helpers }, first_waits: false, waiting: None, slice }
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.as_ref().is_none_or(FuturesUnordered::is_empty)
+        !self.first_waits && !self.has_waiting()
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| !waiting.is_empty())
+    }
+
+    /// Notes that the first turns are at an attempt that waits, and begins what else is ready.
+    fn first_waits(&mut self) -> Pace {
+        self.first_waits = true;
+        let now = clock::now();
+        if now.duration_since(self.slice) > TICK / 2 { Pace::Yield } else { self.take_ready(now) }
     }
 
     /// Begins what is ready.
-    fn take_ready(&mut self) -> Pace {
-        let mut now = self.slice;
+    fn take_ready(&mut self, mut now: Instant) -> Pace {
         while self.waiting.as_ref().map_or(0, FuturesUnordered::len) < LANE_WIDTH {
-            // Boxed once for all that ends at once: an attempt is by far the largest part of a lane.
+            // Boxed once for all that ends at once: one that waits stays where it is.
             let mut turns: Turns<'a> = Box::pin(self.place.take_turns(self.slice, now, self.is_idle()));
             match poll_once(turns.as_mut()) {
-                Poll::Ready(pace) => return pace.expect("a pace, where no turn has waited"),
+                Poll::Ready(pace) => return pace.expect(NOT_WAITED),
                 Poll::Pending => self.waiting.get_or_insert_default().push(turns),
             }
             now = clock::now();

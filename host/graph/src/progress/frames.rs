@@ -104,11 +104,13 @@ const NO_SERIES: Series = Series {
 impl Frames {
     /// Returns the frame of what runs once.
     pub(super) fn new(wiring: &Wiring) -> Self {
+        // What is only ever of elements is made where there can be some.
+        let free = if wiring.parents.len() > 1 { vec![Vec::new(); wiring.parents.len()] } else { Vec::new() };
         let mut frames = Self {
             frames: Vec::new(),
             nodes: Vec::with_capacity(wiring.nodes.of_source(0).len()),
             series: Vec::new(),
-            free: vec![Vec::new(); wiring.parents.len()],
+            free,
             ended: Vec::new(),
         };
         frames.add(wiring, DimensionId::ROOT);

@@ -526,6 +526,9 @@ impl Machine {
 
     /// Ends a frame and what is within it, unless it is the root, which stays.
     fn end_within(&mut self, slot: u32, turn: &mut Turn<'_>) {
+        if turn.wiring.parents.len() == 1 {
+            return;
+        }
         let mut found = std::mem::take(&mut self.found);
         self.frames.find_within(turn.wiring, slot, &mut found);
         for slot in found.drain(..).filter(|slot| *slot != ROOT) {
