@@ -174,3 +174,65 @@ pub(crate) fn at(path: &Path) -> impl Fn(io::Error) -> Failure {
     let path = path.display().to_string();
     move |error| Failure::retryable(format!("{path}: {error}")).code("file_system")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places content under a name of a directory that is prepared; returns what came of it, and what is there then.
+    fn check(
+        prepare: impl FnOnce(&Path),
+        content: &str,
+        expected: Result<Placed, &str>,
+        left: &[(&str, &str)],
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let (target, draft) = (dir.path().join("target"), dir.path().join("draft"));
+        let placed = place(content.as_bytes(), "name", &sha512(b"wanted"), &target, &draft);
+        assert_eq!(placed.map_err(|failure| failure.message), expected.map_err(str::to_owned));
+        let mut found: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect();
+        found.sort();
+        assert_eq!(
+            found,
+            left.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn a_file_is_there_whole_or_not_at_all() {
+        let whole = [("target", "wanted")];
+        check(|_| {}, "wanted", Ok(Placed::Written), &whole);
+        check(|dir| fs::write(dir.join("target"), "wanted").unwrap(), "not read", Ok(Placed::Found), &whole);
+        check(|dir| fs::write(dir.join("target"), "wan").unwrap(), "wanted", Ok(Placed::Written), &whole);
+        // What a kill has left of a draft, longer than what is to be written.
+        let torn = |dir: &Path| fs::write(dir.join("draft"), "half of something else").unwrap();
+        check(torn, "wanted", Ok(Placed::Written), &whole);
+        let changed = "name has changed since the update was planned; begin a new one";
+        check(|_| {}, "unwanted", Err(changed), &[]);
+    }
+
+    #[test]
+    fn everything_is_listed_and_what_is_no_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("deep/empty")).unwrap();
+        fs::write(dir.path().join("deep/file"), "one").unwrap();
+        std::os::unix::fs::symlink("deep/file", dir.path().join("link")).unwrap();
+        let listed: Vec<_> = list(dir.path()).unwrap().into_iter().collect();
+        let file = Found::File { sha512: sha512(b"one"), bytes: 3 };
+        assert_eq!(
+            listed,
+            [
+                ("deep/empty".to_owned(), Found::Other("an empty directory")),
+                ("deep/file".to_owned(), file),
+                ("link".to_owned(), Found::Other("neither a file nor a directory")),
+            ]
+        );
+    }
+}

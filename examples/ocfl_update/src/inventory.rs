@@ -179,3 +179,82 @@ impl Inventory {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_next_version_has_the_form_of_the_last() {
+        for (head, next) in
+            [("v1", "v2"), ("v9", "v10"), ("v0001", "v0002"), ("v009", "v010"), ("v098", "v099")]
+        {
+            let inventory = Inventory { head: head.into(), ..Inventory::new("") };
+            assert_eq!(inventory.next(), Ok(next.to_owned()));
+        }
+        for (head, why) in [
+            ("v099", "all of its digits are used up"),
+            ("v09", "all of its digits are used up"),
+            ("1", "it is no `v` and a number"),
+            ("v4294967295", "there is no greater number"),
+        ] {
+            let failure = Inventory { head: head.into(), ..Inventory::new("") }.next().unwrap_err();
+            assert_eq!(failure.message, format!("`{head}` cannot be followed: {why}"));
+        }
+    }
+
+    /// Returns the failure at an object that is well but for one thing.
+    fn check(spoil: impl FnOnce(&Path), expected: Result<bool, &str>) {
+        let dir = tempfile::tempdir().unwrap();
+        let object = dir.path().join("o");
+        fs::create_dir(&object).unwrap();
+        let version = Version { created: String::new(), message: None, state: Paths::new(), user: None };
+        let bytes = Inventory::new("urn:example:o").with("v1", version, Paths::new()).to_bytes().unwrap();
+        fs::write(object.join(DECLARATION.0), DECLARATION.1).unwrap();
+        fs::write(object.join(INVENTORY), &bytes).unwrap();
+        fs::write(object.join(SIDECAR), sidecar(&files::sha512(&bytes))).unwrap();
+        spoil(&object);
+        let read = read(&object, "o").map(|current| current.is_some()).map_err(|failure| failure.message);
+        assert_eq!(read, expected.map_err(str::to_owned));
+    }
+
+    /// Replaces a part of the inventory, and its sidecar with it.
+    fn rewrite(object: &Path, from: &str, to: &str) {
+        let text = fs::read_to_string(object.join(INVENTORY)).unwrap();
+        assert!(text.contains(from), "{text}");
+        let text = text.replace(from, to);
+        fs::write(object.join(SIDECAR), sidecar(&files::sha512(text.as_bytes()))).unwrap();
+        fs::write(object.join(INVENTORY), text).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_updated_is_refused_by_name() {
+        check(|_| {}, Ok(true));
+        check(|object| fs::remove_dir_all(object).unwrap(), Ok(false));
+        let spoil = |object: &Path| fs::remove_file(object.join(DECLARATION.0)).unwrap();
+        check(spoil, Err("`o` is no OCFL 1.1 object: it has no `0=ocfl_object_1.1`"));
+        check(|object| fs::remove_file(object.join(INVENTORY)).unwrap(), Err("`o` has no `inventory.json`"));
+        check(
+            |object| rewrite(object, "\"sha512\"", "\"sha256\""),
+            Err(
+                "`o` is of `https://ocfl.io/1.1/spec/#inventory` with sha256; only OCFL 1.1 with sha512 is updated",
+            ),
+        );
+        check(
+            |object| rewrite(object, "\"head\": \"v1\"", "\"head\": \"v2\""),
+            Err("`o` has the head `v2`, which is no version of it"),
+        );
+        let half = "an update of `o` was killed in its last moment, or is there now; resume that execution";
+        check(|object| fs::write(object.join(SIDECAR), "0 inventory.json\n").unwrap(), Err(half));
+        check(|object| fs::create_dir(object.join("v2")).unwrap(), Err(half));
+    }
+
+    #[test]
+    fn what_is_not_known_of_an_inventory_is_not_lost() {
+        let message = "`o` has an inventory that cannot be read: unknown field `colour`, expected one of `id`, `type`, \
+            `digestAlgorithm`, `head`, `contentDirectory`, `fixity`, `manifest`, `versions` at line 2 column 10";
+        check(|object| rewrite(object, "{\n  \"id\"", "{\n  \"colour\": 1, \"id\""), Err(message));
+    }
+}

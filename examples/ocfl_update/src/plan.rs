@@ -157,3 +157,112 @@ fn nothing(path: &str, action: Action, reason: &str) -> Activity {
     let (path, reason) = (path.to_owned(), reason.to_owned());
     Activity { path, reason, action: action.into(), ..Activity::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files;
+
+    fn update() -> Update {
+        Update {
+            id: "urn:example:o".into(),
+            object: "o".into(),
+            source: "s".into(),
+            created: Some("2026-11-21T09:00:00Z".parse().unwrap()),
+            message: "m".into(),
+            user: Some(pb::User { name: "Ada".into(), address: String::new() }),
+            hang_at: 0,
+        }
+    }
+
+    /// Returns a listing of files by their content; `/` stands for an empty directory.
+    fn listing(files: &[(&str, &str)]) -> BTreeMap<String, Found> {
+        let found = |content: &str| match content {
+            "/" => Found::Other("an empty directory"),
+            _ => Found::File { sha512: files::sha512(content.as_bytes()), bytes: content.len() as u64 },
+        };
+        files.iter().map(|(path, content)| ((*path).to_owned(), found(content))).collect()
+    }
+
+    /// Plans one update after the other; returns the last plan.
+    fn planned(updates: &[&[(&str, &str)]]) -> UpdatePlan {
+        let mut current = None;
+        let mut last = UpdatePlan::default();
+        for files in updates {
+            last = plan(update(), current.clone(), &listing(files)).unwrap();
+            if !last.version.is_empty() {
+                let inventory = serde_json::from_slice(&last.inventory).unwrap();
+                current = Some(Current { inventory, sha512: files::sha512(&last.inventory) });
+            }
+        }
+        last
+    }
+
+    /// Checks what the last of some updates does, as `version`, and a line for each activity.
+    fn check(updates: &[&[(&str, &str)]], version: &str, activities: &[&str]) {
+        let plan = planned(updates);
+        let lines = plan.activities.iter().map(|activity| {
+            let Activity { number, of, path, reason, content_path, .. } = activity;
+            format!("{number}/{of} {:?} {path}: {reason}{content_path}", activity.action())
+        });
+        let lines: Vec<_> = lines.collect();
+        assert_eq!(
+            (plan.version.as_str(), lines),
+            (version, activities.iter().map(|line| (*line).to_owned()).collect())
+        );
+    }
+
+    #[test]
+    fn new_content_is_copied_once_and_known_content_not_at_all() {
+        check(
+            &[&[("b", "two"), ("a", "one"), ("c", "one")]],
+            "v1",
+            &[
+                "1/9 Add a: v1/content/a",
+                "2/9 Add b: v1/content/b",
+                "3/9 Skip c: its content is v1/content/a",
+            ],
+        );
+        check(
+            &[&[("a", "one"), ("b", "two")], &[("a", "two"), ("b", "three"), ("c", "one")]],
+            "v2",
+            &[
+                "1/8 Skip a: its content is v1/content/b",
+                "2/8 Update b: v2/content/b",
+                "3/8 Skip c: its content is v1/content/a",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_gone_is_removed_and_known_again_when_it_comes_back() {
+        let gone = ["1/6 Remove a: no longer in the source"];
+        check(&[&[("a", "one")], &[]], "v2", &gone);
+        check(&[&[("a", "one")], &[], &[("a", "one")]], "v3", &["1/6 Skip a: its content is v1/content/a"]);
+    }
+
+    #[test]
+    fn where_nothing_changes_there_is_no_version() {
+        check(&[&[("a", "one")], &[("a", "one")]], "", &["1/1 Skip a: unchanged"]);
+        check(&[&[], &[]], "", &[]);
+        // What an object cannot hold changes nothing, unless it takes the place of what it held.
+        check(&[&[], &[("d", "/")]], "", &["1/1 Skip d: an empty directory"]);
+        check(&[&[("d", "one")], &[("d", "/")]], "v2", &["1/6 Remove d: an empty directory"]);
+    }
+
+    #[test]
+    fn a_new_object_may_be_empty() {
+        check(&[&[]], "v1", &[]);
+    }
+
+    #[test]
+    fn another_object_and_a_number_that_is_none_are_refused() {
+        let Update { id, .. } = update();
+        let inventory = Inventory::new("urn:example:other");
+        let current = Current { inventory, sha512: String::new() };
+        let failure = plan(update(), Some(current), &BTreeMap::new()).unwrap_err();
+        assert_eq!(failure.message, format!("`o` is the object `urn:example:other`, not `{id}`"));
+        let failure = plan(Update { hang_at: 7, ..update() }, None, &BTreeMap::new()).unwrap_err();
+        assert_eq!(failure.message, "`hang_at` = 7, and there are 6 activities");
+    }
+}
