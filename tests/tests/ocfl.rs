@@ -174,6 +174,34 @@ fn killed_at_any_line_of_activities_side_by_side_and_resumed_the_object_is_the_s
     }
 }
 
+#[test]
+fn how_many_files_are_done_can_be_asked_of_what_was_killed_and_of_what_has_ended() {
+    let world = before(SECOND, "");
+    let shown = || ended(&mut world.command(["executions", "show", "killed"])).out;
+    let check = |step: &str, status: &str, result: &str| {
+        let (shown, row) = (shown(), [step, status, result]);
+        let is_row =
+            |line: &&str| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).take(3).eq(row);
+        assert!(shown.lines().any(|line| is_row(&line)), "{row:?}: {shown}");
+    };
+    let mut process = world.run("killed", SECOND, 7);
+    assert!(process.says("[7/11]"));
+    process.killed();
+    check("CarryOut", "done", "6 made");
+    check("PlanUpdate", "done", "made");
+    assert_eq!(world.resume("killed").ended().code, Some(0));
+    check("CarryOut", "done", "6 found");
+    check("Publish", "done", "made");
+
+    let (world, _) = stuck();
+    let shown = ended(&mut world.command(["executions", "show", "stuck", "--format", "json"])).out;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let step = shown["steps"].as_array().unwrap().iter().find(|step| step["step"] == "CarryOut").unwrap();
+    let counts = ["made", "found", "open"].map(|name| step["elements"][name].as_u64().unwrap());
+    assert_eq!((counts[0] + counts[2], counts[1]), (6, 0), "{step}");
+    assert!(counts[2] >= 1 && step["key"].is_null(), "{step}");
+}
+
 /// Returns a world in which the second update has failed, because there is a directory where its sixth file is to
 /// be written first; and that directory.
 fn stuck() -> (World, PathBuf) {
