@@ -89,9 +89,12 @@ fn install(requirements: &Path, dir: &Path) {
     let _ = writeln!(std::io::stderr(), "installing ocfl-py from PyPI into {}", dir.display());
     let _ = std::fs::remove_dir_all(dir);
     let has_venv = python("python3", &["-m", "venv", &dir.to_string_lossy()]).is_ok();
-    let (python3, target) = match has_venv {
-        true => (dir.join("bin/python"), Vec::new()),
-        false => ("python3".into(), vec!["--target".to_owned(), dir.to_string_lossy().into_owned()]),
+    let (python3, target) = if has_venv {
+        (dir.join("bin/python"), Vec::new())
+    } else {
+        // One without pip is half made.
+        let _ = std::fs::remove_dir_all(dir);
+        ("python3".into(), vec!["--target".to_owned(), dir.to_string_lossy().into_owned()])
     };
     let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
     let requirements = requirements.to_string_lossy();
