@@ -13,7 +13,10 @@ use trycmd::TestCases;
 const NOT_A_COMMAND: &str = "embedding";
 
 /// What a README may call beside the program: tools that every Unix has, and the databases' own clients.
-const TOOLS: [&str; 6] = ["mkdir", "timeout", "sleep", "sqlite3", "psql", "mariadb"];
+const TOOLS: [&str; 7] = ["ls", "mkdir", "timeout", "sleep", "sqlite3", "psql", "mariadb"];
+
+/// What the commands of a README leave in its folder.
+const LEFT: [&str; 2] = [".docket", "storage/films"];
 
 /// The database that the READMEs name.
 const DATABASE: &str = "docket_example";
@@ -22,7 +25,7 @@ const DATABASE: &str = "docket_example";
 #[test]
 fn every_command_in_a_readme_prints_what_the_readme_says() {
     let examples = examples();
-    assert!(examples.len() >= 17, "examples are missing: {examples:?}");
+    assert!(examples.len() >= 18, "examples are missing: {examples:?}");
     for example in examples {
         check(&example, &example);
     }
@@ -35,9 +38,13 @@ fn check(folder: &Path, modules: &Path) {
     if is_built(modules) {
         warm_up(modules);
     }
-    match std::fs::remove_dir_all(folder.join(".docket")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{}: {error}", folder.display()),
-        _ => {}
+    for left in LEFT.map(|left| folder.join(left)) {
+        match std::fs::remove_dir_all(&left) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                panic!("{}: {error}", left.display())
+            }
+            _ => {}
+        }
     }
     std::env::set_current_dir(folder).expect("the folder has a README");
     let cases = TestCases::new();

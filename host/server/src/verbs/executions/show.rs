@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use docket_graph::Port;
-use docket_runtime::{HostOptions, Inspection, Outcome, Report, StoredRequest, decode_outcome};
+use docket_runtime::{
+    ElementCounts, HostOptions, Inspection, Outcome, Report, StoredRequest, decode_outcome,
+};
 use docket_store::{Entry, Record, Status, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -53,12 +55,48 @@ struct InputView {
 struct StepView {
     step: String,
     status: &'static str,
-    /// Whether the result was made here or found; none while that is not known.
+    /// Whether the result was made here or found; none while that is not known, and for many.
     result: Option<String>,
+    /// How many results it has, where it runs for each element of a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    elements: Option<Elements>,
+    /// Of the one that took the most, where there are many.
     attempts: u32,
+    /// None where there are many.
     key: Option<String>,
     module: Option<String>,
     finished_at_ms: Option<u64>,
+}
+
+/// For how many elements of a list a step has a result.
+#[derive(Serialize)]
+struct Elements {
+    /// Made by this run of the execution, or by any while it has not ended.
+    made: u64,
+    /// Made before.
+    found: u64,
+    /// Begun, and without a result.
+    open: u64,
+}
+
+impl Elements {
+    fn text(&self) -> String {
+        let Self { made, found, open } = self;
+        let parts = [(made, "made"), (found, "found"), (open, "open")];
+        let parts: Vec<_> = parts
+            .iter()
+            .filter(|(count, _)| **count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
+        if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+    }
+}
+
+impl From<ElementCounts> for Elements {
+    fn from(counts: ElementCounts) -> Self {
+        let ElementCounts { done, cached, failed, cancelled, never_started } = counts;
+        Self { made: done, found: cached, open: failed + cancelled + never_started }
+    }
 }
 
 /// What the note of a step says.
@@ -97,13 +135,19 @@ impl View {
         for (name, digest) in &modules {
             known.extend(ledger.module(name, digest, options).await);
         }
-        let steps = steps(ledger, &id).await.map_err(|error| unusable(&error))?;
+        let mut steps = steps(ledger, &id).await.map_err(|error| unusable(&error))?;
         let (output, report) = match outcome {
             Some(Outcome { result, report }) => {
                 (result.ok().map(|value| Shown::of(&value, &target, &known)), Some(report))
             }
             None => (None, None),
         };
+        for ended in report.iter().flat_map(|report: &Report| &report.steps) {
+            let shown = steps.iter_mut().find(|step| step.step == ended.step.as_str());
+            if let (Some(step), Some(counts)) = (shown, ended.elements) {
+                (step.elements, step.result, step.key) = (Some(counts.into()), None, None);
+            }
+        }
         let at = |time: Option<Timestamp>| time.map(|time| time.0);
         let inputs = inputs.into_iter().map(|(port, value)| {
             let value = Shown::of(&value, &port, &known);
@@ -164,7 +208,7 @@ impl View {
                 [
                     step.step.clone(),
                     step.status.to_owned(),
-                    step.result.clone().unwrap_or_default(),
+                    step.result_text(),
                     step.attempts.to_string(),
                     step.key.as_deref().map(short).unwrap_or_default().to_owned(),
                 ]
@@ -172,6 +216,29 @@ impl View {
             text.push_str(&table(["STEP", "STATUS", "RESULT", "ATTEMPTS", "KEY"], rows));
         }
         text
+    }
+}
+
+impl StepView {
+    fn result_text(&self) -> String {
+        let elements = self.elements.as_ref().map(Elements::text);
+        elements.or_else(|| self.result.clone()).unwrap_or_default()
+    }
+
+    /// Takes another result of a step that runs for each element of a list.
+    fn add(&mut self, other: Self) {
+        let counted = |view: &Self| u64::from(view.result.is_some());
+        let (made, open) = (counted(self), 1 - counted(self));
+        let elements = self.elements.get_or_insert(Elements { made, found: 0, open });
+        elements.made += counted(&other);
+        elements.open += 1 - counted(&other);
+        if other.result.is_none() {
+            self.status = other.status;
+        }
+        (self.result, self.key) = (None, None);
+        self.attempts = self.attempts.max(other.attempts);
+        let both = self.finished_at_ms.zip(other.finished_at_ms);
+        self.finished_at_ms = both.map(|(one, other)| one.max(other));
     }
 }
 
@@ -185,6 +252,7 @@ async fn steps(ledger: &Ledger, id: &str) -> Result<Vec<StepView>, StoreError> {
             step: owned(&facts.step)?,
             status: facts.status.as_str(),
             result: note.result,
+            elements: None,
             attempts: facts.attempts,
             key: note.key,
             module: owned(&facts.module),
@@ -195,13 +263,16 @@ async fn steps(ledger: &Ledger, id: &str) -> Result<Vec<StepView>, StoreError> {
         let note = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str(detail).ok());
         steps.extend(view(&record, note.unwrap_or_default()));
     }
+    let noted = steps.len();
     for record in ledger.journal().results(TENANT, id).await? {
-        if steps.iter().any(|step| record.facts.step.as_deref() == Some(&step.step)) {
-            continue;
-        }
         let made = (record.facts.status == Status::Done).then(|| "made".to_owned());
         let note = Note { key: Some(record.key.to_string()), result: made };
-        steps.extend(view(&record, note));
+        let Some(view) = view(&record, note) else { continue };
+        match steps.iter().position(|step| step.step == view.step) {
+            Some(at) if at < noted => {}
+            Some(at) => steps[at].add(view),
+            None => steps.push(view),
+        }
     }
     steps.sort_by(|one, other| one.step.cmp(&other.step));
     Ok(steps)
