@@ -30,6 +30,17 @@ fn fresh() -> Vec<u8> {
     bytes
 }
 
+/// A key that no other is equal to, and that says as little of its neighbours as a hash does.
+fn spread() -> [u8; 32] {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mixed =
+        |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mut key = [0; 32];
+    key.chunks_exact_mut(8).zip(4 * next..).for_each(|(part, n)| part.copy_from_slice(&mixed(n).to_be_bytes()));
+    key
+}
+
 fn kept(scope: Scope) -> HostOptions {
     let persistence = Some(Keeping::On(Persistence { scope, ttl: None }));
     HostOptions { defaults: StepOptions { persistence, ..StepOptions::default() }, ..options() }
@@ -96,9 +107,9 @@ impl Floor {
             let message = fresh();
             raw.call(step, &vec![&message[..]; *inputs]).await;
         }
-        // A key, a head and a value, about as long as what Docket writes for a result.
-        let mut record = fresh();
-        record.rotate_left(60);
+        // A key as good as a hash, as that of a result is, then a head and a value, about as long as Docket's.
+        let mut record = spread().to_vec();
+        record.extend(fresh());
         record.resize(600, 7);
         self.bare.commit(record).await;
     }
@@ -167,22 +178,41 @@ fn sled() -> (tempfile::TempDir, Arc<dyn Store>) {
     (dir, store)
 }
 
+/// Carries executions of one kept step each out, 64 under way; returns how many that is in a second.
+fn executions(runtime: &tokio::runtime::Runtime, host: &Host, each: usize) -> f64 {
+    rate(runtime, TASKS * each, |_| {
+        let host = host.clone();
+        async move {
+            for _ in 0..each {
+                let outcome = host.execute(request(fresh())).await.expect("a good request");
+                assert!(outcome.result.is_ok());
+            }
+        }
+    })
+}
+
+/// Many such executions, for a profiler.
+pub(crate) fn endless() {
+    let runtime = runtime(2);
+    let (_dir, store) = sled();
+    let host = host(&runtime, kept(Scope::Global), store);
+    println!("{:.0}/s", executions(&runtime, &host, 600));
+}
+
+/// As many bare commits, for a profiler.
+pub(crate) fn endless_commits() {
+    let runtime = runtime(2);
+    let dir = tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory");
+    let floor = Floor { bare: Arc::new(Bare::on(dir.path())), call: None };
+    println!("{:.0}/s", floor.rate(&runtime, TASKS * 600));
+}
+
 /// Executions of one kept step each, 64 under way, on sled.
 pub(crate) fn durable() -> Vec<Row> {
     let runtime = runtime(2);
     let (_dir, store) = sled();
     let host = host(&runtime, kept(Scope::Global), store);
-    let mut docket = || {
-        rate(&runtime, TASKS * EACH, |_| {
-            let host = host.clone();
-            async move {
-                for _ in 0..EACH {
-                    let outcome = host.execute(request(fresh())).await.expect("a good request");
-                    assert!(outcome.result.is_ok());
-                }
-            }
-        })
-    };
+    let mut docket = || executions(&runtime, &host, EACH);
     let what = [
         "durable executions of one step, 64 in flight on sled, against bare commits",
         "  against bare commits with one bare wasmtime call for each",
