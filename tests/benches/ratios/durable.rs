@@ -37,7 +37,9 @@ fn spread() -> [u8; 32] {
     let mixed =
         |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let mut key = [0; 32];
-    key.chunks_exact_mut(8).zip(4 * next..).for_each(|(part, n)| part.copy_from_slice(&mixed(n).to_be_bytes()));
+    key.chunks_exact_mut(8)
+        .zip(4 * next..)
+        .for_each(|(part, n)| part.copy_from_slice(&mixed(n).to_be_bytes()));
     key
 }
 

@@ -21,7 +21,7 @@ use crate::store::{Expect, Sync, Write};
 
 use super::common::{Answer, Common, Disk, answer};
 use super::content::{Change, State};
-use super::log::{FILE_BYTES, Frame};
+use super::log::{FILE_BYTES, FULL_BYTES, Frame};
 use super::merge::{Merge, Merger, Then};
 use super::overlay::{Layer, look};
 
@@ -218,7 +218,8 @@ impl Writing {
             if !to_list.is_empty() {
                 self.merge(Then::Listed, to_list);
             }
-            if self.log.bytes >= FILE_BYTES {
+            let is_long = self.log.bytes >= FILE_BYTES;
+            if is_long && (self.log.bytes >= FULL_BYTES || !self.is_merging()) {
                 self.merge(Then::Synced, Vec::new());
             }
         }
@@ -371,6 +372,14 @@ impl Writing {
                 tell.into_iter().for_each(|to| answer(to, Err(error.clone())));
             }
         }
+    }
+
+    /// Returns whether the other thread is still at the last time.
+    fn is_merging(&mut self) -> bool {
+        if self.log.is_merging && self.log.merged.try_recv().is_ok() {
+            self.log.is_merging = false;
+        }
+        self.log.is_merging
     }
 
     fn wait_until_merged(&mut self) {
