@@ -1,6 +1,7 @@
 //! Owns one attempt: get the permits, call the guest. Never looks for a kept result, never decides
 //! what comes next.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use docket_graph::Arity;
@@ -46,7 +47,7 @@ pub(crate) async fn attempt(
         lines: lines(run, turn),
         began: admitted.at,
     };
-    call::run(call).await
+    pin!(call::run(call)).await
 }
 
 /// Waits for the permits of an attempt.

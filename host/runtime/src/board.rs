@@ -237,23 +237,9 @@ impl Run {
         let started = clock::now();
         let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
         let key = RunKey::of(&id, &prepared, inputs);
-        let board = Board {
-            progress: Progress::new(plan, Arc::clone(retries), Elements::default()),
-            ready: VecDeque::new(),
-            frames: Frames::new(plan, key, uses),
-            tallies: Vec::new(),
-            failures: Vec::new(),
-            begun: 0,
-            first_rests: false,
-            helpers: 0,
-            helpers_resting: 0,
-            actions: Vec::new(),
-            conclusion: None,
-            elapsed: Duration::ZERO,
-            now: started,
-            endings: Vec::new(),
-        };
-        let run = Self {
+        let progress = Progress::new(plan, Arc::clone(retries), Elements::default());
+        let frames = Frames::new(plan, key, uses);
+        let run = Arc::new(Self {
             id,
             home,
             prepared,
@@ -266,15 +252,30 @@ impl Run {
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
-            board: Mutex::new(board),
-        };
+            board: Mutex::new(Board {
+                progress,
+                ready: VecDeque::new(),
+                frames,
+                tallies: Vec::new(),
+                failures: Vec::new(),
+                begun: 0,
+                first_rests: false,
+                helpers: 0,
+                helpers_resting: 0,
+                actions: Vec::new(),
+                conclusion: None,
+                elapsed: Duration::ZERO,
+                now: started,
+                endings: Vec::new(),
+            }),
+        });
         run.tell(&Event::ExecutionStarted { target: run.target(), steps: run.plan().len() });
         let mut board = run.lock();
         let Board { progress, actions, .. } = &mut *board;
         progress.start(actions);
         run.perform(&mut board);
         drop(board);
-        Arc::new(run)
+        run
     }
 
     /// Returns what is carried out.

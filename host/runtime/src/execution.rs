@@ -3,6 +3,7 @@
 //! a step does.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,7 +92,7 @@ impl Shared {
     pub(crate) fn accept(self: &Arc<Self>, request: Request) -> Result<Execution, RequestError> {
         let limit = request.timeout;
         let (id, accepted) = self.look_at(request)?;
-        let what = What::Request(Box::new(accepted));
+        let what = What::Request(accepted);
         Ok(Execution { id, what, limit, host: Arc::clone(self), cancelled: None })
     }
 
@@ -221,7 +222,7 @@ pub struct Execution {
 }
 
 enum What {
-    Request(Box<Accepted>),
+    Request(Accepted),
     /// What the journal has under the id, and whether that is gone on with where it has no result.
     Recorded(Unfinished),
 }
@@ -281,15 +282,16 @@ impl Execution {
             return Err(RequestError::Closed);
         }
         let begun = Begun { id, limit, host: &host, cancelled };
-        let carried = async {
+        // Pinned where it is made, as all on the way to a step: a future of some kilobytes is never moved.
+        let carried = pin!(async {
             match what {
                 What::Request(accepted) if !accepted.prepared.keeps => {
-                    Ok(begun.run(*accepted, None, None).await)
+                    Ok(pin!(begun.run(accepted, None, None)).await)
                 }
                 // Boxed: most executions are not journaled, and would carry its size.
                 what => Box::pin(begun.journaled(what)).await,
             }
-        };
+        });
         // A task may carry out many executions: a panic in one, such as an embedder's store's, is not to end them all.
         let ended = AssertUnwindSafe(carried).catch_unwind().await;
         ended.unwrap_or_else(|panic| Err(RequestError::Internal(said_by(&*panic))))
@@ -335,7 +337,8 @@ impl Begun<'_> {
         let lost = record.as_deref().map(ExecutionRecord::lost);
         let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, record });
         let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
-        drive(&run, Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown }).await;
+        let stops = Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown };
+        pin!(drive(&run, stops)).await;
         for ending in run.endings() {
             // A task that only writes a note has nothing to say.
             let _ = ending.await;
@@ -410,7 +413,7 @@ impl Begun<'_> {
                 if matches!(error, RequestError::Store(_)) && accepted.runs_without_store() =>
             {
                 tracing::warn!(%error, execution = %self.id, "the execution cannot be recorded, and runs all the same");
-                Ok(self.run(*accepted, keeping, None).await)
+                Ok(self.run(accepted, keeping, None).await)
             }
             What::Request(_) | What::Recorded(_) => Err(error),
         }
@@ -419,7 +422,7 @@ impl Begun<'_> {
     /// Begins what was asked.
     async fn begin(&self, what: What, held: HeldExecution) -> Carried {
         let What::Request(accepted) = what else { unreachable!("only a request begins an execution") };
-        self.carry_out(*accepted, held).await
+        self.carry_out(accepted, held).await
     }
 
     async fn open(&self, keeping: &Arc<Keeping>, accepted: &Accepted) -> Result<Way, RequestError> {

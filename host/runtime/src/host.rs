@@ -2,6 +2,7 @@
 //! module to an orderly end. The library's front door.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -262,7 +263,8 @@ impl Host {
     /// Dropping the future cancels the execution: its instances are dropped at once, or at the end
     /// of the time slice that one of them is computing in.
     pub async fn execute(&self, request: Request) -> Result<Outcome, RequestError> {
-        self.start(request)?.outcome().await
+        let execution = self.start(request)?;
+        pin!(execution.outcome()).await
     }
 
     /// Accepts a request, and returns the execution before any of it has run: it runs while its

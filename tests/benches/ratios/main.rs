@@ -201,6 +201,7 @@ fn endless() {
     let runtime = runtime(1);
     let host = load(&runtime, "bench_echo", options());
     let message = message();
+    let began = Instant::now();
     for _ in 0..200_000 {
         runtime
             .block_on(host.execute(echo_request(&message)))
@@ -208,6 +209,7 @@ fn endless() {
             .result
             .expect("a result");
     }
+    println!("{} a step", micros(began.elapsed().as_secs_f64() / 200_000.0));
 }
 
 /// One large graph after the other, for a profiler.
@@ -224,19 +226,24 @@ fn endless_graph() {
     println!("{} a graph", millis(began.elapsed().as_secs_f64() / 50.0));
 }
 
-/// The floor of a large graph, one raw call after the other, for a profiler.
+/// The floor of one step, or of those of a large graph: one raw call after the other, for a profiler.
 fn endless_raw() {
     let runtime = runtime(1);
-    let raw = Raw::new(&our_settings(), &fixture("bench_layers"));
+    let echo = std::env::args().any(|argument| argument == "--echo");
+    let raw = Raw::new(&our_settings(), &fixture(if echo { "bench_echo" } else { "bench_layers" }));
     let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
     let message = message();
     let began = Instant::now();
     runtime.block_on(async {
-        for _ in 0..500_000 {
-            raw.call("Step2-0", &[&message, &message, &message]).await;
+        for _ in 0..200_000 {
+            if echo {
+                raw.call("Echo", &[&message]).await;
+            } else {
+                raw.call("Step2-0", &[&message, &message, &message]).await;
+            }
         }
     });
-    println!("{} a call", micros(began.elapsed().as_secs_f64() / 500_000.0));
+    println!("{} a call", micros(began.elapsed().as_secs_f64() / 200_000.0));
 }
 
 /// Calls by 64 tasks on two workers, as a rate.

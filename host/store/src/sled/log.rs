@@ -28,10 +28,10 @@ use super::layout::{kind_byte, kind_of};
 
 /// How long a file grows before the other has its turn: some ten thousand small records, which the tree
 /// takes in some tenths of a second. What is replaced before that never reaches the tree.
-pub(super) const FILE_BYTES: u64 = 16 << 20;
+pub(super) const FILE_BYTES: u64 = 8 << 20;
 
 /// How long a file grows where the tree has not yet taken what the other has: only then whoever writes
-/// waits for the tree. Both together, and their records in memory, stay below some 100 MiB.
+/// waits for the tree. Both files, and what memory has of their records, stay below some 50 MiB each.
 pub(super) const FULL_BYTES: u64 = 2 * FILE_BYTES;
 
 /// The two files.
