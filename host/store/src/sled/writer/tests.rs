@@ -16,6 +16,8 @@ struct Counting {
     turns: AtomicU64,
     /// Held by a test to keep the tree from being synced.
     tree: Mutex<()>,
+    /// How much may be written.
+    room: AtomicU64,
 }
 
 impl Disk for Counting {
@@ -38,8 +40,9 @@ impl Disk for Counting {
         self.sync_log()
     }
 
-    fn refuses(&self, _bytes: u64) -> Option<StoreError> {
-        None
+    fn refuses(&self, bytes: u64) -> Option<StoreError> {
+        let full = || StoreError::new(StoreErrorKind::Unusable, "the disk is full");
+        (bytes > self.room.load(Ordering::SeqCst)).then(full)
     }
 }
 
@@ -57,6 +60,7 @@ fn bench(fails_from: u64) -> Bench {
         fails_from,
         turns: AtomicU64::new(0),
         tree: Mutex::new(()),
+        room: AtomicU64::new(u64::MAX),
     });
     let common = Arc::new(Common::new());
     let tree: sled::Tree = (*db).clone();
@@ -196,6 +200,25 @@ fn whoever_writes_waits_for_the_tree_only_where_the_log_is_full() {
     assert!(!answered(&mut late[2]), "the log has no room");
     drop(tree);
     assert!(late.iter_mut().all(answered));
+}
+
+#[test]
+fn a_disk_is_full_where_what_the_tree_has_not_taken_would_have_no_room() {
+    let bench = bench(u64::MAX);
+    let body = bytes::Bytes::from(vec![7; 1 << 20]);
+    let write = |n| bench.send_record(Record { body: body.clone(), ..record(n) }, Sync::Later);
+    // Room for two records and a half, and for what each is written anew: the third is merged for.
+    bench.disk.room.store(FOR_EACH * (5 << 19), Ordering::SeqCst);
+    for n in 1..=3 {
+        write(n).blocking_recv().unwrap().unwrap();
+    }
+    assert_eq!(bench.disk.turns.load(Ordering::SeqCst), 1);
+    assert!(value_of(&bench, "2").is_some() && value_of(&bench, "3").is_none());
+    bench.disk.room.store(FOR_EACH << 19, Ordering::SeqCst);
+    let refused = write(4).blocking_recv().unwrap().unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Unusable);
+    assert!(value_of(&bench, "3").is_some());
+    assert!(bench.common.broken.get().is_none());
 }
 
 #[test]
