@@ -5,15 +5,18 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use docket_graph::{FailureClass, Scope};
 use docket_runtime::{
-    ExecutionError, ExecutionOutcome, Host, Outcome, RetryOptions, StepFailure, StepOptions, StepOutcome,
+    ExecutionError, ExecutionId, ExecutionOutcome, Host, Outcome, Request, RequestError, RetryOptions,
+    StepFailure, StepOptions, StepOutcome,
 };
-use docket_store::{Filter, Kind, Query, Status, Store};
+use docket_store::{Filter, Kind, MemoryStore, Query, Record, Status, Store, Write};
 use docket_tests::example::UserProfile;
-use docket_tests::{Setup, execute, keeping, told};
+use docket_tests::{Meddled, Setup, StoreCall, execute, keeping, told, unavailable};
 use tokio::task::{JoinHandle, JoinSet};
 
 fn obey() -> Setup {
@@ -231,4 +234,86 @@ async fn callers_of_one_execution_id_get_one_execution() {
     assert_eq!(started.len(), 1, "all tell of the same execution");
     assert!(outcomes.iter().all(|outcome| outcome.report.steps[0].outcome == StepOutcome::Done));
     assert_eq!(setup.recorder.matching("execution started").len(), 1);
+}
+
+/// Returns a setup whose batches are written down, each as what it puts; and these.
+fn watched() -> (Setup, Arc<Mutex<Vec<String>>>) {
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&batches);
+    let ask = move |call: StoreCall<'_>| {
+        if let StoreCall::Commit(batch) = call {
+            let puts = batch.writes.iter().filter_map(|write| match write {
+                Write::Put { record: Record { kind, facts, .. }, .. } if *kind != Kind::Module => {
+                    Some(format!("{} {}", kind.as_str(), facts.status.as_str()))
+                }
+                _ => None,
+            });
+            let puts: Vec<String> = puts.collect();
+            if !puts.is_empty() {
+                seen.lock().unwrap().push(puts.join(", "));
+            }
+        }
+        Ok(())
+    };
+    (obey().on(Meddled::new(Arc::new(MemoryStore::new()), ask)), batches)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_execution_is_recorded_with_the_first_claim_or_at_its_end_unless_its_id_was_chosen() {
+    let (setup, batches) = watched();
+    let host = setup.host().await;
+    let check = async |request: Request, expected: &[&str]| {
+        execute(&host, request).await.result.unwrap();
+        assert_eq!(std::mem::take(&mut *batches.lock().unwrap()), expected);
+    };
+    let end = "execution done, step done";
+    check(told("user"), &["result running, execution running", "result done", end]).await;
+    // Nothing starts.
+    check(told("user"), &[end]).await;
+    let chosen = |id: &str| told("user").execution_id(ExecutionId::parse(id).unwrap());
+    check(chosen("chosen"), &["execution running", end]).await;
+    let other = told("other").execution_id(ExecutionId::parse("other").unwrap());
+    check(other, &["execution running", "result running", "result done", end]).await;
+    let error = host.execute(told("another").execution_id(ExecutionId::parse("chosen").unwrap())).await;
+    assert!(matches!(error, Err(RequestError::Conflict { .. })), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_is_recorded_before_it_waits() {
+    let (setup, batches) = watched();
+    let (host, other) = (setup.host().await, setup.host().await);
+    let leader = begin(&host, "user-sleeps-500");
+    setup.recorder.until_started("FetchProfile", 1).await;
+    let followers = [begin(&host, "user-sleeps-500"), begin(&other, "user-sleeps-500")];
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let recorded = ["result running, execution running", "execution running", "execution running"];
+    assert_eq!(*batches.lock().unwrap(), recorded);
+    for task in std::iter::once(leader).chain(followers) {
+        ended(task).await.result.unwrap();
+    }
+    assert_eq!(setup.starts("FetchProfile"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_execution_that_is_stopped_before_anything_started_can_be_resumed() {
+    let away = Arc::new(AtomicBool::new(true));
+    let is_away = Arc::clone(&away);
+    let ask = move |call: StoreCall<'_>| match call {
+        StoreCall::Get(Kind::Result) if is_away.load(Ordering::SeqCst) => Err(unavailable()),
+        _ => Ok(()),
+    };
+    let setup = obey().on(Meddled::new(Arc::new(MemoryStore::new()), ask));
+    let host = setup.host().await;
+    let mut execution = host.start(told("user")).unwrap();
+    let (id, canceller) = (execution.id().clone(), execution.canceller());
+    let stopped = tokio::spawn(execution.outcome());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    canceller.cancel();
+    let outcome = ended(tokio::spawn(async { stopped.await.unwrap().unwrap() })).await;
+    assert_eq!(outcome.report.outcome, ExecutionOutcome::Cancelled);
+    assert_eq!(setup.starts("FetchProfile"), 0);
+    away.store(false, Ordering::SeqCst);
+    let resumed = host.resume(id).outcome().await.unwrap();
+    assert_eq!(resumed.report.steps[0].outcome, StepOutcome::Done);
+    assert_eq!(setup.starts("FetchProfile"), 1);
 }

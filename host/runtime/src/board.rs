@@ -26,6 +26,7 @@ use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
 use crate::generation::{Generation, Prepared, StepCode};
 use crate::guest_log::{Lines, Stream, Writer};
+use crate::held::ExecutionRecord;
 use crate::keep::Keeping;
 use crate::key::RunKey;
 use crate::observer::{Event, Observer};
@@ -48,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) limit: Option<Duration>,
     /// Where results are kept; none where no step of the plan keeps any.
     pub(crate) journaled: Option<Arc<Keeping>>,
+    /// What is recorded of the execution; none where nothing is.
+    pub(crate) record: Option<Arc<ExecutionRecord>>,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
@@ -66,6 +69,8 @@ pub(crate) struct Start {
     pub(crate) started_at_ms: u64,
     pub(crate) limit: Option<Duration>,
     pub(crate) journaled: Option<Arc<Keeping>>,
+    /// What is recorded of the execution; none where nothing is.
+    pub(crate) record: Option<Arc<ExecutionRecord>>,
 }
 
 /// What all executions of one generation share, behind one pointer: counting several up and down
@@ -227,7 +232,7 @@ impl Board {
 impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
-        let Start { id, home, prepared, given, started_at_ms, limit, journaled } = start;
+        let Start { id, home, prepared, given, started_at_ms, limit, journaled, record } = start;
         let Prepared { plan, retries, uses, .. } = &*prepared;
         let started = clock::now();
         let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
@@ -243,6 +248,7 @@ impl Run {
             started,
             limit,
             journaled,
+            record,
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use docket_graph::{Arity, Graph, Port};
-use docket_store::{Entry, Held, Kind, NewExecution, Opened, RecordKey, Status, StepNote, Unfinished};
+use docket_store::{Draft, Entry, Held, Kind, NewExecution, Opened, RecordKey, Status, StepNote, Unfinished};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
@@ -23,9 +23,10 @@ use crate::clock;
 use crate::drive::{Stops, drive};
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, said_by};
-use crate::generation::{Engine, Generation, LoadErrors, Loading, Prepared, frame};
+use crate::generation::{Engine, Generation, Keep, LoadErrors, Loading, Prepared, frame};
+use crate::held::{Ending, ExecutionRecord, HeldExecution};
 use crate::http::Connector;
-use crate::keep::{Ending, HeldExecution, Keeping, KeepingParts};
+use crate::keep::{Keeping, KeepingParts};
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::{HostOptions, OnStoreError};
@@ -108,7 +109,7 @@ impl Shared {
             given.push(value);
         }
         let now = clock::unix_millis(clock::wall());
-        let accepted =
+        let mut accepted =
             accepted(&self.home, target?, ports, given, started_at.map_or(now, clock::unix_millis))?;
         if accepted.prepared.keeps && self.open_store.is_none() {
             let generation = &self.home.generation;
@@ -117,7 +118,11 @@ impl Shared {
             let step = kept.map(|(_, step)| self.home.generation.graph().step(step).name.clone());
             return Err(RequestError::NoStore { step });
         }
-        Ok((execution_id.unwrap_or_else(|| ExecutionId::at(now)), accepted))
+        let id = execution_id.unwrap_or_else(|| {
+            accepted.recorded = accepted.recorded_under_new_id();
+            ExecutionId::at(now)
+        });
+        Ok((id, accepted))
     }
 
     /// Returns the execution of this id, to be gone on with.
@@ -135,6 +140,16 @@ pub(crate) struct Accepted {
     ports: Vec<Port>,
     pub(crate) given: Vec<Arc<Value>>,
     started_at_ms: u64,
+    recorded: Recorded,
+}
+
+/// When an execution whose results are kept is recorded at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    /// Before anything else: whoever else comes with its id is to find it, or some step starts in any case.
+    AtOnce,
+    /// When a step starts or waits for another execution's, or else at the end. Nobody else has the id.
+    WithFirstStart,
 }
 
 fn accepted(
@@ -147,7 +162,8 @@ fn accepted(
     let generation = &home.generation;
     let prepared = generation.plan(target.clone(), &mut ports)?;
     check(generation.graph(), &ports, &mut given, prepared.keeps)?;
-    Ok(Accepted { home: Arc::clone(home), prepared, target, ports, given, started_at_ms })
+    let (home, recorded) = (Arc::clone(home), Recorded::AtOnce);
+    Ok(Accepted { home, prepared, target, ports, given, started_at_ms, recorded })
 }
 
 impl Accepted {
@@ -162,10 +178,21 @@ impl Accepted {
         }
     }
 
+    /// Returns how each step of the plan is kept; none where it is not.
+    fn keeps(&self) -> impl Iterator<Item = Option<&Keep>> {
+        self.prepared.plan.nodes().map(|(_, step)| self.home.generation.code(step).keep.as_deref())
+    }
+
     /// Returns whether every kept step of the plan is to run even where there is no store.
     fn runs_without_store(&self) -> bool {
-        let codes = self.prepared.plan.nodes().map(|(_, step)| self.home.generation.code(step));
-        codes.filter_map(|code| code.keep.as_ref()).all(|keep| keep.on_store_error == OnStoreError::Run)
+        self.keeps().flatten().all(|keep| keep.on_store_error == OnStoreError::Run)
+    }
+
+    /// Returns when the execution is recorded where nobody else has its id. A step that is not kept starts
+    /// at once, and one that runs without a store does so only where the record cannot be written either.
+    fn recorded_under_new_id(&self) -> Recorded {
+        let waits = |keep: Option<&Keep>| keep.is_some_and(|keep| keep.on_store_error == OnStoreError::Fail);
+        if self.keeps().all(waits) { Recorded::WithFirstStart } else { Recorded::AtOnce }
     }
 
     /// Returns a hash of what is asked: the target and the inputs, in the order of their ports.
@@ -271,6 +298,15 @@ impl Execution {
     }
 }
 
+/// How an execution whose results are kept is entered upon.
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
+enum Way {
+    /// Nobody has its id: it is recorded when it must be.
+    Drafted(Draft),
+    /// As the journal says, which has it now.
+    Opened(Opened),
+}
+
 /// How carrying out a journaled execution ended.
 enum Carried {
     /// With an outcome, which is recorded.
@@ -293,12 +329,13 @@ impl Begun<'_> {
         &self,
         accepted: Accepted,
         journaled: Option<Arc<Keeping>>,
-        lost: Option<CancellationToken>,
+        record: Option<Arc<ExecutionRecord>>,
     ) -> Outcome {
         let Self { id, limit, host, cancelled } = self;
         let Accepted { home, prepared, given, started_at_ms, .. } = accepted;
         let (id, limit) = (id.clone(), *limit);
-        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled });
+        let lost = record.as_deref().map(ExecutionRecord::lost);
+        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, record });
         let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
         let stops = Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown };
         pin!(drive(&run, stops)).await;
@@ -318,30 +355,31 @@ impl Begun<'_> {
         let until = self.limit.and_then(|limit| clock::deadline(clock::now(), limit));
         let mut lost = None;
         loop {
-            let opened = match &what {
+            let way = match &what {
                 What::Request(accepted) => match self.open(&keeping, accepted).await {
-                    Ok(opened) => opened,
+                    Ok(way) => way,
                     Err(error) => return self.unrecorded(what, Some(keeping), error).await,
                 },
                 What::Recorded(unfinished) => {
                     let opened = keeping.journal.reopen(&keeping.tenant, self.id.as_str(), *unfinished);
-                    opened.await?.ok_or_else(|| RequestError::UnknownExecution { id: self.id.clone() })?
+                    let unknown = || RequestError::UnknownExecution { id: self.id.clone() };
+                    Way::Opened(opened.await?.ok_or_else(unknown)?)
                 }
             };
-            let carried = match opened {
-                Opened::New(held) => {
-                    let What::Request(accepted) = what else {
-                        unreachable!("only a request begins an execution")
-                    };
-                    self.carry_out(accepted, keeping.hold_execution(held)).await
+            let carried = match way {
+                Way::Drafted(draft) => self.begin(what, HeldExecution::drafted(&keeping, draft)).await,
+                Way::Opened(Opened::New(held)) => {
+                    self.begin(what, HeldExecution::recorded(&keeping, held)).await
                 }
-                Opened::Resumed(held, entry) => self.go_on(&keeping, held, entry).await?,
-                Opened::Over(entry) if entry.facts.status == Status::Cancelled && lost.is_some() => {
+                Way::Opened(Opened::Resumed(held, entry)) => self.go_on(&keeping, held, entry).await?,
+                Way::Opened(Opened::Over(entry))
+                    if entry.facts.status == Status::Cancelled && lost.is_some() =>
+                {
                     return Ok(lost.expect("just looked at"));
                 }
-                Opened::Over(entry) => return recorded(&self.id, entry),
-                Opened::Conflict(_) => return Err(RequestError::Conflict { id: self.id }),
-                Opened::Elsewhere(entry) => {
+                Way::Opened(Opened::Over(entry)) => return recorded(&self.id, entry),
+                Way::Opened(Opened::Conflict(_)) => return Err(RequestError::Conflict { id: self.id }),
+                Way::Opened(Opened::Elsewhere(entry)) => {
                     if let Some(stopped) = self.wait(&keeping, &entry, until).await {
                         return Ok(unfinished(&self.id, &entry, stopped));
                     }
@@ -381,7 +419,13 @@ impl Begun<'_> {
         }
     }
 
-    async fn open(&self, keeping: &Arc<Keeping>, accepted: &Accepted) -> Result<Opened, RequestError> {
+    /// Begins what was asked.
+    async fn begin(&self, what: What, held: HeldExecution) -> Carried {
+        let What::Request(accepted) = what else { unreachable!("only a request begins an execution") };
+        self.carry_out(accepted, held).await
+    }
+
+    async fn open(&self, keeping: &Arc<Keeping>, accepted: &Accepted) -> Result<Way, RequestError> {
         for (facts, file) in accepted.home.generation.modules_of(&accepted.prepared.plan) {
             keeping.keep_module(&facts.digest.to_string(), file).await?;
         }
@@ -393,12 +437,17 @@ impl Begun<'_> {
             request: stored.encode(),
             detail: detail(&stored, None),
         };
-        Ok(keeping.journal.open(new, Unfinished::Return).await?)
+        if accepted.recorded == Recorded::WithFirstStart
+            && let Some(draft) = keeping.journal.draft(&new).await?
+        {
+            return Ok(Way::Drafted(draft));
+        }
+        Ok(Way::Opened(keeping.journal.open(new, Unfinished::Return).await?))
     }
 
     /// Goes on with a recorded execution, with the modules that it began with.
     async fn go_on(&self, keeping: &Arc<Keeping>, held: Held, entry: Entry) -> Result<Carried, RequestError> {
-        let held = keeping.hold_execution(held);
+        let held = HeldExecution::recorded(keeping, held);
         let StoredRequest { target, inputs, started_at_ms, modules, .. } =
             StoredRequest::decode(entry.request)?;
         let live = &self.host.home;
@@ -429,9 +478,9 @@ impl Begun<'_> {
     async fn carry_out(&self, accepted: Accepted, held: HeldExecution) -> Carried {
         let stored = accepted.stored(&self.host.options);
         let home = Arc::clone(&accepted.home);
-        let keeping = Arc::clone(held.keeping());
-        let lost = held.lost();
-        let outcome = self.run(accepted, Some(keeping), Some(lost.clone())).await;
+        let record = Arc::clone(held.record());
+        let (keeping, lost) = (Arc::clone(record.keeping()), record.lost());
+        let outcome = self.run(accepted, Some(keeping), Some(record)).await;
         let left = self.cancelled.as_ref().is_some_and(CancellationToken::is_cancelled);
         if outcome.report.outcome == ExecutionOutcome::Cancelled && lost.is_cancelled() && !left {
             held.superseded();

@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use docket_store::{
-    Batch, Claim, Claims, Held, Journal, Status, StepNote, Store, StoreError, StoreErrorKind, Sync, Write,
-    purge, purge_expired,
+    Batch, Claim, Claims, Held, Journal, Store, StoreError, StoreErrorKind, Sync, Write, purge, purge_expired,
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
@@ -36,9 +34,6 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 /// How many expired records a host removes at most when it is closed: a process that lives for a
 /// moment should do its share and not keep its user waiting.
 const PURGED_AT_CLOSE: u64 = 500;
-
-/// What is noted when an execution has ended, for the log.
-const END: &str = "the end of an execution";
 
 /// How long a host counts on a module that it has seen in the store. A purge spares modules that were
 /// asked for within a day.
@@ -105,15 +100,13 @@ impl Keeping {
     pub(crate) fn hold(self: &Arc<Self>, claim: Claim, lead: Lead) -> Hold {
         let attempt = claim.attempt();
         let claim = Arc::new(AsyncMutex::new(claim));
-        let lease = self.leases.add(Of::Claim(Arc::clone(&claim)));
+        let lease = self.leases.add(Of::Claim(Arc::clone(&claim)), CancellationToken::new());
         Hold { keeping: Arc::clone(self), claim, lease, lead: Some(lead), attempt }
     }
 
-    /// Takes the right to carry an execution out.
-    pub(crate) fn hold_execution(self: &Arc<Self>, held: Held) -> HeldExecution {
-        let held = Arc::new(AsyncMutex::new(held));
-        let lease = self.leases.add(Of::Execution(Arc::clone(&held)));
-        HeldExecution { keeping: Arc::clone(self), held, lease, ended: false }
+    /// Renews the lease of an execution until the returned one is dropped; cancels `lost` once it is lost.
+    pub(crate) fn lease_of(&self, held: &Arc<AsyncMutex<Held>>, lost: CancellationToken) -> Lease {
+        self.leases.add(Of::Execution(Arc::clone(held)), lost)
     }
 
     /// Makes sure that the store has a module.
@@ -143,7 +136,7 @@ impl Keeping {
 
     /// Writes something while the caller goes on; none where there is no runtime any more, and the
     /// lease lapses by itself.
-    fn later(
+    pub(crate) fn later(
         &self,
         what: &'static str,
         write: impl Future<Output = Result<(), StoreError>> + Send + 'static,
@@ -261,89 +254,6 @@ impl Drop for Hold {
     }
 }
 
-/// The right to carry one execution out. When dropped before its end, the execution is left as
-/// interrupted, to be resumed.
-pub(crate) struct HeldExecution {
-    keeping: Arc<Keeping>,
-    held: Arc<AsyncMutex<Held>>,
-    lease: Lease,
-    ended: bool,
-}
-
-/// How an execution ended, for its record.
-pub(crate) struct Ending {
-    pub(crate) status: Status,
-    pub(crate) outcome: Bytes,
-    pub(crate) detail: Arc<str>,
-    pub(crate) steps: Vec<StepNote>,
-}
-
-impl HeldExecution {
-    pub(crate) fn keeping(&self) -> &Arc<Keeping> {
-        &self.keeping
-    }
-
-    /// Returns what is cancelled when the execution is no longer this host's to carry out.
-    pub(crate) fn lost(&self) -> CancellationToken {
-        self.lease.lost.clone()
-    }
-
-    /// Records how the execution ended. Nobody waits for a store that takes its time: where this process
-    /// dies before the record is written, the execution is found interrupted, and gone on with it comes
-    /// to the same end, because what it has kept is kept.
-    pub(crate) fn finish(mut self, ending: Ending) {
-        self.ended = true;
-        let keeping = Arc::clone(&self.keeping);
-        let mut write = Box::pin(async move {
-            // The lease is renewed until the record is written.
-            let held = self.held.lock().await;
-            finish(&self.keeping, &held, ending).await
-        });
-        // Begun here, so that what the caller asks of the store next comes behind it.
-        let begun = write.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        match begun {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => drop(keeping.later(END, std::future::ready(Err(error)))),
-            Poll::Pending => drop(keeping.later(END, write)),
-        }
-    }
-
-    /// Lets go of an execution that is another's, or was cancelled in the journal.
-    pub(crate) fn superseded(mut self) {
-        self.ended = true;
-    }
-}
-
-async fn finish(keeping: &Keeping, held: &Held, ending: Ending) -> Result<(), StoreError> {
-    let Ending { status, outcome, detail, steps } = ending;
-    let notes = steps.into_iter().map(|note| held.note(note)).collect();
-    // What can be resumed is remembered until it was.
-    let retention = match status {
-        Status::Interrupted => None,
-        _ => stored::retention(keeping.retention),
-    };
-    keeping.journal.finish(held, status, outcome, detail, retention, notes).await
-}
-
-impl Drop for HeldExecution {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        let (held, keeping) = (Arc::clone(&self.held), Arc::clone(&self.keeping));
-        self.keeping.later("an interrupted execution", async move {
-            let held = held.lock().await;
-            let (outcome, detail) = (Bytes::new(), held.detail());
-            finish(
-                &keeping,
-                &held,
-                Ending { status: Status::Interrupted, outcome, detail, steps: Vec::new() },
-            )
-            .await
-        });
-    }
-}
-
 /// What a lease is of.
 #[derive(Clone)]
 enum Of {
@@ -352,7 +262,7 @@ enum Of {
 }
 
 /// A lease that is being renewed until this is dropped.
-struct Lease {
+pub(crate) struct Lease {
     leases: Arc<Leases>,
     id: u64,
     lost: CancellationToken,
@@ -393,9 +303,8 @@ enum Guard {
 }
 
 impl Leases {
-    fn add(self: &Arc<Self>, of: Of) -> Lease {
+    fn add(self: &Arc<Self>, of: Of, lost: CancellationToken) -> Lease {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let lost = CancellationToken::new();
         self.lock().insert(id, Leased { of, lost: lost.clone(), renewed: clock::now() });
         Lease { leases: Arc::clone(self), id, lost }
     }

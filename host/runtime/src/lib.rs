@@ -31,6 +31,7 @@ mod stored;
 mod flight;
 mod key;
 mod keep;
+mod held;
 mod board;
 mod attempt;
 mod turn;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use docket_graph::{Arity, Scope};
-use docket_store::{self as store, Kind, Left, Look, StoreError, StoreErrorKind, Work};
+use docket_store::{self as store, Claim, Kind, Left, Look, StoreError, StoreErrorKind, Work};
 use futures_util::FutureExt as _;
 
 use crate::attempt::attempt;
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::failure::{StepFailure, said_by};
 use crate::flight::{Landing, Role, landed};
 use crate::generation::{Keep, StepCode};
+use crate::held::Beginning;
 use crate::keep::{Hold, Keeping};
 use crate::key::{self, WorkKey};
 use crate::options::OnStoreError;
@@ -152,14 +153,18 @@ impl Seeker<'_> {
             }
             let lead = match keeping.flights.join(&key.record) {
                 Role::Leader(lead) => lead,
-                Role::Follower(follower) => match landed(follower).await {
-                    Landing::Kept(value) => return Ok(Found::Kept(value)),
-                    Landing::Failed(failure) => return Ok(Found::Failed(failure)),
-                    Landing::Left => continue,
-                },
+                Role::Follower(follower) => {
+                    self.recorded().await?;
+                    match landed(follower).await {
+                        Landing::Kept(value) => return Ok(Found::Kept(value)),
+                        Landing::Failed(failure) => return Ok(Found::Failed(failure)),
+                        Landing::Left => continue,
+                    }
+                }
             };
             if matches!(look, Look::Busy(_)) {
                 met = true;
+                self.recorded().await?;
                 look = self.other_process().await?;
             }
             match look {
@@ -175,13 +180,37 @@ impl Seeker<'_> {
                 }
                 Look::Free(mut free) => {
                     free.attempts = free.attempts.max(attempt - 1);
-                    match keeping.claims.claim(self.work(), &free).await? {
+                    match self.claim(&free).await? {
                         Some(claim) => return Ok(Found::Mine(keeping.hold(claim, lead))),
                         None => met = true,
                     }
                 }
                 Look::Busy(_) => unreachable!("waited until nobody else was at it"),
             }
+        }
+    }
+
+    /// Claims the work, for the first of the execution's steps in one batch with the execution's record.
+    async fn claim(&self, free: &store::Free) -> Result<Option<Claim>, StoreError> {
+        let beginning = match &self.run.record {
+            Some(record) => record.beginning().await,
+            None => None,
+        };
+        let beside = beginning.as_ref().map(Beginning::write);
+        let claim = self.keeping.claims.claim_beside(self.work(), free, beside).await?;
+        match (&claim, beginning) {
+            (_, None) => {}
+            (Some(_), Some(beginning)) => beginning.written(),
+            (None, Some(beginning)) => beginning.alone().await?,
+        }
+        Ok(claim)
+    }
+
+    /// Sees to it that the execution is recorded, before it waits for another.
+    async fn recorded(&self) -> Result<(), StoreError> {
+        match &self.run.record {
+            Some(record) => record.begun().await,
+            None => Ok(()),
         }
     }
 

@@ -178,6 +178,20 @@ impl Claims {
     /// # Errors
     /// Where the store cannot be written.
     pub async fn claim(&self, work: Work, free: &Free) -> Result<Option<Claim>, StoreError> {
+        self.claim_beside(work, free, None).await
+    }
+
+    /// The same, with a write that is done beside it or not at all. Returns `None` also where the store has
+    /// something else than that write expects.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub async fn claim_beside(
+        &self,
+        work: Work,
+        free: &Free,
+        beside: Option<Write>,
+    ) -> Result<Option<Claim>, StoreError> {
         let now = free.time.now();
         let facts = Facts {
             scope: Some(work.scope),
@@ -196,7 +210,11 @@ impl Claims {
         let revision = Revision::after(free.last, now);
         let expect = free.last.map_or(Expect::Absent, Expect::Revision);
         let claim = Claim { work, facts, revision, time: free.time };
-        match self.put(&claim, &claim.facts, Bytes::new(), expect, revision, Sync::Later).await {
+        let (kind, key, facts, body) = (Kind::Result, claim.key().clone(), claim.facts.clone(), Bytes::new());
+        let record = Record { kind, key, revision, facts, body };
+        let mut writes = vec![Write::Put { record, expect }];
+        writes.extend(beside);
+        match steady::commit(&*self.store, Batch { writes, sync: Sync::Later }).await {
             Ok(()) => Ok(Some(claim)),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(None),
             Err(error) => Err(error),

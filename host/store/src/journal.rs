@@ -102,6 +102,18 @@ pub struct Held {
     /// The body of the record, without an outcome.
     body: Bytes,
     revision: Revision,
+    /// What the store has of it.
+    there: Expect,
+    time: StoreTime,
+}
+
+/// An execution under an id of its own that is not recorded yet: its record is written with the first of
+/// its steps that starts.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    key: RecordKey,
+    facts: Facts,
+    body: Bytes,
     time: StoreTime,
 }
 
@@ -183,7 +195,7 @@ impl Journal {
             let found = steady::get(&*self.store, Kind::Execution, &key).await?;
             let now = StoreTime::read(found.now);
             let Some(record) = found.record else {
-                match self.begin(&new, &key, now).await {
+                match self.hold(drafted(&new, key.clone(), now), None).await {
                     Ok(held) => return Ok(Opened::New(held)),
                     Err(error) if error.kind() == StoreErrorKind::Conflict => continue,
                     Err(error) => return Err(error),
@@ -198,6 +210,38 @@ impl Journal {
                 None => continue,
             }
         }
+    }
+
+    /// Prepares an execution that is recorded later ([`begin`](Self::begin)); `None` where its id is taken.
+    /// Nobody else must come to use the id before.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub async fn draft(&self, new: &NewExecution) -> Result<Option<Draft>, StoreError> {
+        let key = execution_key(&new.tenant, &new.id);
+        let found = steady::get(&*self.store, Kind::Execution, &key).await?;
+        let time = StoreTime::read(found.now);
+        Ok(found.record.is_none().then(|| drafted(new, key, time)))
+    }
+
+    /// Returns what records a draft, beside others, and what is held once that is written: as after
+    /// [`open`](Self::open).
+    pub fn begin(&self, draft: &Draft) -> (Held, Write) {
+        self.holding(draft.clone(), None)
+    }
+
+    /// Writes what [`begin`](Self::begin) has returned, and nothing beside it.
+    ///
+    /// # Errors
+    /// `Conflict` where the id is taken; others where the store cannot be written.
+    pub async fn write_alone(&self, beginning: Write) -> Result<(), StoreError> {
+        steady::commit(&*self.store, Batch { writes: vec![beginning], sync: Sync::Later }).await
+    }
+
+    /// Returns a draft that is never begun as what [`finish`](Self::finish) records.
+    pub fn unbegun(&self, draft: &Draft) -> Held {
+        let (held, _) = self.begin(draft);
+        Held { there: Expect::Absent, ..held }
     }
 
     /// Opens an execution that is recorded; `None` where none is.
@@ -292,7 +336,7 @@ impl Journal {
         let revision = Revision::after(Some(held.revision), now);
         let body = body.encode_to_vec().into();
         let record = Record { kind: Kind::Execution, key: held.key.clone(), revision, facts, body };
-        let mut writes = vec![Write::Put { record, expect: Expect::Revision(held.revision) }];
+        let mut writes = vec![Write::Put { record, expect: held.there }];
         writes.extend(notes);
         steady::commit(&*self.store, Batch { writes, sync: Sync::Later }).await
     }
@@ -380,31 +424,16 @@ impl Journal {
         Ok(whole.then(|| bytes.into()))
     }
 
-    async fn begin(&self, new: &NewExecution, key: &RecordKey, time: StoreTime) -> Result<Held, StoreError> {
-        let now = time.now();
-        let body = Body {
-            request_digest: Bytes::copy_from_slice(&new.request_digest),
-            request: new.request.clone(),
-            outcome: Bytes::new(),
-        };
-        let facts = Facts {
-            execution: Some(Arc::clone(&new.id)),
-            detail: Some(Arc::clone(&new.detail)),
-            ..Facts::new(Status::Running, Arc::clone(&new.tenant), now)
-        };
-        let body = body.encode_to_vec().into();
-        self.hold(key.clone(), facts, body, None, time).await
+    /// Puts the record of an execution as carried out by this owner.
+    async fn hold(&self, draft: Draft, last: Option<Revision>) -> Result<Held, StoreError> {
+        let (held, write) = self.holding(draft, last);
+        self.write_alone(write).await?;
+        Ok(held)
     }
 
-    /// Puts the record of an execution as carried out by this owner.
-    async fn hold(
-        &self,
-        key: RecordKey,
-        facts: Facts,
-        body: Bytes,
-        last: Option<Revision>,
-        time: StoreTime,
-    ) -> Result<Held, StoreError> {
+    /// Returns the write that puts it, and what is held then.
+    fn holding(&self, draft: Draft, last: Option<Revision>) -> (Held, Write) {
+        let Draft { key, facts, body, time } = draft;
         let now = time.now();
         let facts = Facts {
             status: Status::Running,
@@ -425,9 +454,8 @@ impl Journal {
             body: body.clone(),
         };
         let expect = last.map_or(Expect::Absent, Expect::Revision);
-        let writes = vec![Write::Put { record, expect }];
-        steady::commit(&*self.store, Batch { writes, sync: Sync::Later }).await?;
-        Ok(Held { key, facts, body, revision, time })
+        let there = Expect::Revision(revision);
+        (Held { key, facts, body, revision, there, time }, Write::Put { record, expect })
     }
 
     /// Goes on with an execution that is recorded. Returns `None` where it has changed meanwhile.
@@ -447,7 +475,8 @@ impl Journal {
         let mut body = Body::decode(record.body).map_err(|error| corrupt(&key, &error))?;
         body.outcome = Bytes::new();
         let body = body.encode_to_vec().into();
-        match self.hold(key, record.facts, body, Some(record.revision), entry.now).await {
+        let draft = Draft { key, facts: record.facts, body, time: entry.now };
+        match self.hold(draft, Some(record.revision)).await {
             Ok(held) => Ok(Some(Opened::Resumed(held, entry))),
             Err(error) if error.kind() == StoreErrorKind::Conflict => Ok(None),
             Err(error) => Err(error),
@@ -465,6 +494,21 @@ impl Journal {
         let id = facts.execution.clone().ok_or_else(|| corrupt(&key, &"it names no execution"))?;
         Ok((Entry { id, facts, request, outcome, revision, now }, request_digest))
     }
+}
+
+/// Returns the record of an execution that nobody carries out yet.
+fn drafted(new: &NewExecution, key: RecordKey, time: StoreTime) -> Draft {
+    let body = Body {
+        request_digest: Bytes::copy_from_slice(&new.request_digest),
+        request: new.request.clone(),
+        outcome: Bytes::new(),
+    };
+    let facts = Facts {
+        execution: Some(Arc::clone(&new.id)),
+        detail: Some(Arc::clone(&new.detail)),
+        ..Facts::new(Status::Running, Arc::clone(&new.tenant), time.now())
+    };
+    Draft { key, facts, body: body.encode_to_vec().into(), time }
 }
 
 /// Returns all records of a kind that fit, newest first, without their bodies.

@@ -30,7 +30,7 @@ pub use claims::{Claim, Claims, Free, LEASE, Left, Look, Work};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use error::{StoreError, StoreErrorKind};
 pub use fault::{FaultyStore, Harm, Method, Mishap, When};
-pub use journal::{Entry, Held, Journal, NewExecution, Opened, StepNote, Unfinished};
+pub use journal::{Draft, Entry, Held, Journal, NewExecution, Opened, StepNote, Unfinished};
 pub use memory::MemoryStore;
 pub use purge::{Purged, purge, purge_expired, remove_execution};
 pub use record::{Facts, Kind, Record, RecordKey, RecordKeyError, Revision, Scope, Status};

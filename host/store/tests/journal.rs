@@ -102,6 +102,31 @@ async fn one_carries_an_execution_out_and_others_attach_or_are_refused() {
 }
 
 #[tokio::test]
+async fn a_draft_is_recorded_when_it_is_begun_or_finished_and_never_over_another() {
+    let (_, _, [journal]) = journals();
+    let draft = async |id: &str| journal.draft(&new(id, "request")).await.unwrap();
+    let status = async |id: &str| journal.read("acme", id).await.unwrap().map(|entry| entry.facts.status);
+    let begun = draft("begun").await.unwrap();
+    let (held, write) = journal.begin(&begun);
+    assert_eq!(status("begun").await, None, "nothing is written yet");
+    journal.write_alone(write).await.unwrap();
+    assert_eq!(status("begun").await, Some(Status::Running));
+    assert!(draft("begun").await.is_none(), "its id is taken");
+    let (_, again) = journal.begin(&begun);
+    assert_eq!(journal.write_alone(again).await.unwrap_err().kind(), StoreErrorKind::Conflict);
+    let late = finish(&journal, &journal.unbegun(&begun), Status::Done, "late").await.unwrap_err();
+    assert_eq!(late.kind(), StoreErrorKind::Conflict, "it was begun");
+    finish(&journal, &held, Status::Done, "done").await.unwrap();
+    assert_eq!(status("begun").await, Some(Status::Done));
+
+    let never = draft("never").await.unwrap();
+    finish(&journal, &journal.unbegun(&never), Status::Interrupted, "stopped").await.unwrap();
+    let opened = journal.open(new("never", "request"), Unfinished::Return).await.unwrap();
+    let Opened::Resumed(_, entry) = opened else { panic!("{opened:?}") };
+    assert_eq!((entry.facts.status, &entry.request[..]), (Status::Interrupted, &b"request"[..]));
+}
+
+#[tokio::test]
 async fn what_ended_without_a_result_is_answered_or_gone_on_with_as_asked() {
     let check = async |status: Status, answered: bool| {
         let (_, _, [journal]) = journals();

@@ -47,6 +47,12 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--loop-graph") {
         return endless_graph();
     }
+    if arguments.iter().any(|argument| argument == "--loop-durable") {
+        return durable::endless();
+    }
+    if arguments.iter().any(|argument| argument == "--loop-commits") {
+        return durable::endless_commits();
+    }
     if arguments.iter().any(|argument| argument == "--loop-raw") {
         return endless_raw();
     }

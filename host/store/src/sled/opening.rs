@@ -15,7 +15,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use super::SledOptions;
 use super::common::Disk;
 use super::layout::{FORMAT, FORMAT_KEY};
-use super::log::{self, FILE_BYTES, FILES, Files};
+use super::log::{self, FILES, FULL_BYTES, Files};
 
 /// How often sled's own thread flushes what nobody asked to be flushed; its default.
 const FLUSH_EVERY_MS: u64 = 500;
@@ -329,7 +329,7 @@ impl Disk for DataFiles {
 
     fn turn(&self) -> io::Result<()> {
         let next = (self.turn.load(Ordering::Acquire) + 1) % FILES.len();
-        self.log.trim(next, 2 * FILE_BYTES)?;
+        self.log.trim(next, 2 * FULL_BYTES)?;
         self.end.store(0, Ordering::Relaxed);
         self.turn.store(next, Ordering::Release);
         Ok(())

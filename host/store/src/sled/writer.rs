@@ -21,7 +21,7 @@ use crate::store::{Expect, Sync, Write};
 
 use super::common::{Answer, Common, Disk, answer};
 use super::content::{Change, State};
-use super::log::{FILE_BYTES, Frame};
+use super::log::{FILE_BYTES, FULL_BYTES, Frame};
 use super::merge::{Merge, Merger, Then};
 use super::overlay::{Layer, look};
 
@@ -121,7 +121,7 @@ impl Writer {
             under_sync: Arc::clone(&under_sync),
             common: Arc::clone(&common),
         };
-        let log = Log { next, bytes: 0, merges, merged, is_merging: false };
+        let log = Log { next, bytes: 0, merges, merged, is_merging: false, merging_bytes: 0 };
         let writing = Writing { tree, disk, log, written, under_sync, common };
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let threads = vec![
@@ -178,6 +178,8 @@ struct Log {
     merges: mpsc::Sender<Merge>,
     merged: mpsc::Receiver<()>,
     is_merging: bool,
+    /// How many bytes the file has that is being merged.
+    merging_bytes: u64,
 }
 
 /// A batch that is part of a frame.
@@ -218,7 +220,8 @@ impl Writing {
             if !to_list.is_empty() {
                 self.merge(Then::Listed, to_list);
             }
-            if self.log.bytes >= FILE_BYTES {
+            let is_long = self.log.bytes >= FILE_BYTES;
+            if is_long && (self.log.bytes >= FULL_BYTES || !self.is_merging()) {
                 self.merge(Then::Synced, Vec::new());
             }
         }
@@ -335,8 +338,15 @@ impl Writing {
             return Err(broken.clone());
         }
         let bytes = frame.len();
-        if let Some(refusal) = self.disk.refuses(bytes.saturating_mul(FOR_EACH)) {
-            return Err(refusal);
+        if self.refuses(bytes).is_some() {
+            // What the log has needs room in the tree as well: it is there before the disk is called full.
+            if self.log.bytes > 0 {
+                self.merge(Then::Synced, Vec::new());
+            }
+            self.wait_until_merged();
+            if let Some(refusal) = self.refuses(bytes) {
+                return Err(refusal);
+            }
         }
         self.disk
             .write(&frame.numbered(self.log.next))
@@ -345,6 +355,14 @@ impl Writing {
         self.log.bytes += bytes;
         self.common.overlay.publish(layer);
         Ok(())
+    }
+
+    /// Returns why so many bytes more are not to be written, if the disk has no room for them and for what
+    /// the tree has not taken yet.
+    fn refuses(&mut self, bytes: u64) -> Option<StoreError> {
+        let merging = if self.is_merging() { self.log.merging_bytes } else { 0 };
+        let all = bytes.saturating_add(self.log.bytes).saturating_add(merging);
+        self.disk.refuses(all.saturating_mul(FOR_EACH))
     }
 
     /// Has the tree brought up to the log, in another thread, as soon as it is done with the last time.
@@ -357,6 +375,7 @@ impl Writing {
             // Where it fails the store is broken, and the other thread says so.
             let _ = self.common.sync(&*self.disk);
         }
+        self.log.merging_bytes = self.log.bytes;
         if then == Then::Synced {
             self.log.bytes = 0;
             if let Err(error) = self.disk.turn() {
@@ -371,6 +390,14 @@ impl Writing {
                 tell.into_iter().for_each(|to| answer(to, Err(error.clone())));
             }
         }
+    }
+
+    /// Returns whether the other thread is still at the last time.
+    fn is_merging(&mut self) -> bool {
+        if self.log.is_merging && self.log.merged.try_recv().is_ok() {
+            self.log.is_merging = false;
+        }
+        self.log.is_merging
     }
 
     fn wait_until_merged(&mut self) {
