@@ -226,6 +226,12 @@ async fn a_name_leads_only_to_public_addresses_unless_a_rule_has_the_number() {
     let setup = fetching(&both).with(|options| options.http = names(&[&["127.0.0.1"]]));
     assert_eq!(fetch(&setup, &elsewhere).await.unwrap(), [prohibited], "the number's rule is about /v1");
 
+    // Nor does a connection that another request was allowed to make lead there.
+    let setup = fetching(&both).with(|options| options.http = names(&[&["127.0.0.1"]]));
+    let report =
+        fetch(&setup, &format!("GET\thttp://api.example.test:{port}/v1\n{elsewhere}")).await.unwrap();
+    assert_eq!(report, ["200 hello", prohibited]);
+
     let local = format!("GET\thttp://localhost:{port}/");
     let setup = fetching(&[format!("GET http://localhost:{port}/")]);
     let here = setup.clone().with(|options| options.http = names(&[&["127.0.0.1"]]));
@@ -478,6 +484,11 @@ async fn what_a_step_makes_and_does_not_send_is_bounded_too() {
         let grown = peak_memory().saturating_sub(before);
         assert!(grown < 700 << 20, "{kind}: the host took {grown} bytes more");
     }
+    // Nor may a step hoard that was granted nothing, beside one of its module that was.
+    let beside = step(grants(&["GET http://a.test/".into()]));
+    let setup = Setup::new(&["fetch"]).step("FetchPreferences", beside);
+    let failure = fetch(&setup, "hoard\theaders").await.unwrap_err();
+    assert!(matches!(failure, StepFailure::Handles { limit: 4_096 }), "{failure}");
     let setup = fetching(&["* http://a.test/".into()]);
     let report = fetch(&setup, &format!("{}\thttp://a.test/", "M".repeat(65))).await.unwrap();
     assert_eq!(report, ["ErrorCode::HttpRequestUriInvalid"]);
