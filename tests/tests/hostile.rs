@@ -65,7 +65,10 @@ async fn the_name_of_a_function_that_crashed_is_cut_and_harmless() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resources_of_a_guests_own_are_limited_by_name() {
     let hand = Hand {
-        run: "(loop $again (drop (call $new (i32.const 7))) (br $again)) unreachable",
+        // A few more than the limit, and not for ever.
+        run: "(loop $again (drop (call $new (i32.const 7)))
+              (global.set $made (i32.add (global.get $made) (i32.const 1)))
+              (br_if $again (i32.lt_u (global.get $made) (i32.const 70000)))) (call $answer)",
         core: "(import \"own\" \"new\" (func $new (param i32) (result i32)))",
         beside: "(type $r (resource (rep i32))) (core func $new (canon resource.new $r)) \
                  (core instance $own (export \"new\" (func $new)))",
@@ -73,8 +76,11 @@ async fn resources_of_a_guests_own_are_limited_by_name() {
     let text = hand.text().replace("(instantiate $m)", "(instantiate $m (with \"own\" (instance $own)))");
     // What is imported stands before what is defined.
     let import = hand.core;
-    let text =
-        text.replacen(import, "", 1).replacen("(core module $m", &format!("(core module $m {import}"), 1);
+    let text = text.replacen(import, "", 1).replacen(
+        "(core module $m",
+        &format!("(core module $m {import} (global $made (mut i32) (i32.const 0))"),
+        1,
+    );
     let host = Host::builder().options(options_of(20_000, 2));
     let host = host.module("hand.wasm", wat::parse_str(text).unwrap()).build().await.unwrap();
     let Err(ExecutionError::Failed { source, .. }) = execute(&host, request()).await.result else { panic!() };
@@ -157,5 +163,53 @@ async fn a_component_that_is_no_step_is_told_what_it_is_instead() {
     for (name, component, words) in cases {
         let said = refusal(component).await;
         assert!(said.starts_with(words), "{name}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_stack_and_answers_are_limited_to_the_byte() {
+    let grow = "(if (i32.eq (table.grow $t (ref.null func) (i32.const COUNT)) (i32.const -1)) (then unreachable)) \
+                (call $answer)";
+    for (count, refused) in [("99990", false), ("100001", true)] {
+        let hand = Hand { run: &grow.replace("COUNT", count), core: "(table $t 1 funcref)", beside: "" };
+        match run(&hand, options_of(20_000, 2)).await.result {
+            Ok(_) => assert!(!refused, "{count}"),
+            Err(ExecutionError::Failed { source: StepFailure::Tables { limit: 100_000 }, .. }) => {
+                assert!(refused, "{count}");
+            }
+            Err(other) => panic!("{count}: {other}"),
+        }
+    }
+
+    let deep = "(func $deep (param i32) (result i32) (if (result i32) (local.get 0) (then (i32.add (i32.const 1) \
+                (call $deep (i32.sub (local.get 0) (i32.const 1))))) (else (i32.const 0))))";
+    let hand = Hand { run: "(drop (call $deep (i32.const 20000))) (call $answer)", core: deep, beside: "" };
+    for (stack, enough) in [(8 << 20, true), (64 << 10, false)] {
+        let outcome = run(&hand, HostOptions { max_stack: stack, ..options_of(20_000, 2) }).await;
+        match outcome.result {
+            Ok(_) => assert!(enough, "{stack}"),
+            Err(ExecutionError::Failed { source: StepFailure::Stack { limit, .. }, .. }) => {
+                assert!(!enough && limit == stack, "{stack}");
+            }
+            Err(other) => panic!("{stack}: {other}"),
+        }
+    }
+
+    let answer = "(i32.store (i32.const 268) (i32.const 70000)) (i32.store (i32.const 272) (i32.const LENGTH)) \
+                  (call $answer)";
+    for (length, refused) in [("50000", false), ("50001", true)] {
+        let hand = Hand { run: &answer.replace("LENGTH", length), ..Hand::default() };
+        let mut options = options_of(20_000, 2);
+        options.defaults.output = Some(50_000);
+        match run(&hand, options).await.result {
+            Err(ExecutionError::Failed { source: StepFailure::Output { limit: 50_000 }, .. }) => {
+                assert!(refused, "{length}");
+            }
+            // Zeros are no message.
+            Err(ExecutionError::Failed { source: StepFailure::Answer(_), .. }) => {
+                assert!(!refused, "{length}")
+            }
+            other => panic!("{length}: {other:?}"),
+        }
     }
 }
