@@ -9,6 +9,7 @@ mod meddled;
 pub use kept::{ManualClock, Setup, keeping, patched, replaced, told};
 pub use meddled::{Meddled, StoreCall, unavailable};
 
+pub mod by_hand;
 pub mod fuzzed;
 pub mod program;
 pub mod stores;

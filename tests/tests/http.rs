@@ -100,7 +100,11 @@ fn names(answers: &[&[&str]]) -> HttpOptions {
 #[tokio::test]
 async fn a_request_that_a_rule_allows_is_made_and_every_other_one_is_denied() {
     let web = Web::start().await;
-    let setup = fetching(&[format!("GET,POST {}", web.url("/echo")), format!("GET {}", web.url("/v1/"))]);
+    let rules = ["GET,POST /echo", "GET /v1/", "* /any"].map(|rule| {
+        let (methods, path) = rule.split_once(' ').unwrap();
+        format!("{methods} {}", web.url(path))
+    });
+    let setup = fetching(&rules);
     let cases = [
         (format!("GET\t{}", web.url("/v1/x")), "200 hello"),
         (format!("GET\t{}", web.url("/v1/x?q=/../")), "200 hello"),
@@ -121,6 +125,9 @@ async fn a_request_that_a_rule_allows_is_made_and_every_other_one_is_denied() {
         ("GET\thttp://127.0.0.1:1/v1/x".to_owned(), "denied"),
         (format!("CONNECT\t{}", web.url("/v1/x")), "denied"),
         (format!("TRACE\t{}", web.url("/v1/x")), "denied"),
+        (format!("get\t{}", web.url("/v1/x")), "denied"),
+        (format!("trace\t{}", web.url("/any")), "denied"),
+        (format!("Connect\t{}", web.url("/any")), "denied"),
     ];
     let script: Vec<&str> = cases.iter().map(|(line, _)| line.as_str()).collect();
     let report = fetch(&setup, &script.join("\n")).await.unwrap();
@@ -218,6 +225,12 @@ async fn a_name_leads_only_to_public_addresses_unless_a_rule_has_the_number() {
     let elsewhere = format!("GET\thttp://api.example.test:{port}/v2");
     let setup = fetching(&both).with(|options| options.http = names(&[&["127.0.0.1"]]));
     assert_eq!(fetch(&setup, &elsewhere).await.unwrap(), [prohibited], "the number's rule is about /v1");
+
+    // Nor does a connection that another request was allowed to make lead there.
+    let setup = fetching(&both).with(|options| options.http = names(&[&["127.0.0.1"]]));
+    let report =
+        fetch(&setup, &format!("GET\thttp://api.example.test:{port}/v1\n{elsewhere}")).await.unwrap();
+    assert_eq!(report, ["200 hello", prohibited]);
 
     let local = format!("GET\thttp://localhost:{port}/");
     let setup = fetching(&[format!("GET http://localhost:{port}/")]);
@@ -461,6 +474,33 @@ async fn each_limit_ends_the_step_with_its_name_and_value() {
     assert_eq!(report, ["held", "held", "ErrorCode::ConnectionLimitReached"]);
 }
 
+#[tokio::test]
+async fn what_a_step_makes_and_does_not_send_is_bounded_too() {
+    let setup = fetching(&["GET http://a.test/".into()]);
+    for kind in ["headers", "requests", "bodies"] {
+        let before = peak_memory();
+        let failure = fetch(&setup, &format!("hoard\t{kind}")).await.unwrap_err();
+        assert!(matches!(failure, StepFailure::Handles { limit: 4_096 }), "{kind}: {failure}");
+        let grown = peak_memory().saturating_sub(before);
+        assert!(grown < 700 << 20, "{kind}: the host took {grown} bytes more");
+    }
+    // Nor may a step hoard that was granted nothing, beside one of its module that was.
+    let beside = step(grants(&["GET http://a.test/".into()]));
+    let setup = Setup::new(&["fetch"]).step("FetchPreferences", beside);
+    let failure = fetch(&setup, "hoard\theaders").await.unwrap_err();
+    assert!(matches!(failure, StepFailure::Handles { limit: 4_096 }), "{failure}");
+    let setup = fetching(&["* http://a.test/".into()]);
+    let report = fetch(&setup, &format!("{}\thttp://a.test/", "M".repeat(65))).await.unwrap();
+    assert_eq!(report, ["ErrorCode::HttpRequestUriInvalid"]);
+}
+
+/// Returns the most memory that this process ever had, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_ends_takes_its_connections_with_it() {
     let web = Web::start().await;
@@ -509,7 +549,7 @@ async fn unsafe_requests_of_kept_steps_carry_a_key_of_their_own_at_every_attempt
     let web = Web::start().await;
     let url = web.url("/");
     let script = format!(
-        "GET\t{url}\nPOST\t{url}\tbody a\nPOST\t{url}\tbody a\nDELETE\t{url}\theader Idempotency-Key mine\nPATCH\t{url}\nPOST\t{url}stall-head\tfirst-byte 100\tor-retry"
+        "GET\t{url}\nPOST\t{url}\tbody a\nPOST\t{url}\tbody a\nDELETE\t{url}\theader Idempotency-Key mine\nPATCH\t{url}\nPURGE\t{url}\npost\t{url}\nPOST\t{url}stall-head\tfirst-byte 100\tor-retry"
     );
     let granted = step(grants(&[format!("* {url}")]));
     let retry = RetryOptions { max_attempts: 2.try_into().ok(), ..RetryOptions::default() };
@@ -520,11 +560,11 @@ async fn unsafe_requests_of_kept_steps_carry_a_key_of_their_own_at_every_attempt
     let setup = Setup::new(&["fetch"]).step("FetchProfile", kept);
     fetch(&setup, &script).await.unwrap_err();
     let keys = web.header("idempotency-key");
-    let (first, second) = keys.split_at(6);
+    let (first, second) = keys.split_at(8);
     assert_eq!(first, second, "two attempts");
     assert_eq!((first[0].as_str(), first[3].as_str()), ("-", "mine"));
-    let own: BTreeSet<&String> = [1, 2, 4, 5].map(|index| &first[index]).into();
-    assert_eq!(own.len(), 4, "{first:?}");
+    let own: BTreeSet<&String> = [1, 2, 4, 5, 6, 7].map(|index| &first[index]).into();
+    assert_eq!(own.len(), 6, "{first:?}");
     assert!(own.iter().all(|key| key.len() == 64), "{own:?}");
 
     let before = web.requests().len();

@@ -16,13 +16,28 @@ pub(crate) struct Difference {
     pub(crate) text: String,
 }
 
+/// The most pairs of messages that two definitions are compared by. 131,072: more than twice as many as the
+/// largest collections of definitions have messages, and a fraction of a second.
+pub(crate) const MOST_PAIRS: usize = 1 << 17;
+
+/// Why two definitions are not compared.
+#[derive(Debug)]
+pub(crate) struct TooManyPairs;
+
 /// Returns all fields, also of the messages inside, that mean different things on the wire. A field that only one
 /// definition has is skipped by the other.
-pub(crate) fn differences(first: &Schema, second: &Schema) -> Vec<Difference> {
+///
+/// # Errors
+/// Where more than [`MOST_PAIRS`] pairs of messages would have to be compared: honest definitions of one message
+/// pair each message with itself.
+pub(crate) fn differences(first: &Schema, second: &Schema) -> Result<Vec<Difference>, TooManyPairs> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([(0, 0)]);
     let mut open = vec![(0, 0)];
     while let Some((a, b)) = open.pop() {
+        if seen.len() > MOST_PAIRS {
+            return Err(TooManyPairs);
+        }
         let (a, b) = (&first.tables()[a as usize], &second.tables()[b as usize]);
         for (number, one) in a.fields() {
             let Some(other) = b.field(number) else { continue };
@@ -34,7 +49,7 @@ pub(crate) fn differences(first: &Schema, second: &Schema) -> Vec<Difference> {
             }
         }
     }
-    found
+    Ok(found)
 }
 
 /// Types of one meaning read each other's bytes.

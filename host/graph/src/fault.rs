@@ -83,6 +83,34 @@ pub enum Fault {
         /// Which.
         port: Port,
     },
+    /// A module's messages are too many, or hold too many others, for tables of them to be made.
+    #[error(
+        "{place} names `{port}`, with which the messages of the module's steps come to more than {most} fields, those of the \
+         messages inside counted with each; use smaller messages, or spread the steps over several modules"
+    )]
+    TooManyFields {
+        /// Where the limit was passed.
+        place: Place,
+        /// With which port.
+        port: Port,
+        /// The limit.
+        most: usize,
+    },
+    /// Two modules define a message so differently that they cannot be compared.
+    #[error(
+        "port `{port}`: the definitions of {first} and {second} hold one another's messages in more than {most} ways, \
+         so they cannot be compared; build both from one definition"
+    )]
+    Incomparable {
+        /// A port that carries the message.
+        port: Port,
+        /// Who uses the port in one module.
+        first: Place,
+        /// Who uses it in the other.
+        second: Place,
+        /// The limit.
+        most: usize,
+    },
     /// Two steps have one name.
     #[error("step `{name}` is declared {} times, in {}; rename all but one", modules.len(), List(modules))]
     DuplicateStep {

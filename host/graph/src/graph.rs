@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
-use crate::compatible::differences;
+use crate::compatible::{MOST_PAIRS, TooManyPairs, differences};
 use crate::cycle::cycles;
 use crate::declaration::{ModuleDecl, RawModule, StepDecl, duplicate_names};
 use crate::edges::Edges;
@@ -16,6 +16,10 @@ use crate::fault::{Fault, GraphErrors, Place};
 use crate::policy::Policy;
 use crate::port::{Arity, Port, StepName};
 use crate::schema::Schema;
+
+/// The most fields in the tables of all messages that one module's steps take and give, each message with those
+/// inside it. 2,097,152: the tables are then some 40 MB, and were made of descriptors that claimed to be a few.
+const MOST_FIELDS: usize = 1 << 21;
 
 /// A step of one graph. Ids follow the order of names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -289,6 +293,7 @@ impl Draft {
         // The last message that each module was seen to use: ports are sorted by message.
         let mut seen = vec![usize::MAX; self.modules.len()];
         let mut uses = Vec::new();
+        let mut left = vec![Some(MOST_FIELDS); self.modules.len()];
         for same in self.ports.chunk_by(|a, b| a.message() == b.message()) {
             let first = messages.len();
             let ports = first..first + same.len();
@@ -296,12 +301,25 @@ impl Draft {
             for port in ports.clone() {
                 self.find_uses(port, first, &mut seen, &mut uses, faults);
             }
+            uses.retain(|one| self.is_bearable(one, &mut left, faults));
             if uses.len() > 1 {
                 self.compare(&mut uses, faults);
             }
             messages.extend(ports.map(|port| self.message(port, &uses)));
         }
         messages
+    }
+
+    /// Returns whether tables can be made of the message beside all others that its module uses; takes what they need
+    /// from what is left. Said once a module.
+    fn is_bearable(&self, one: &Use, left: &mut [Option<usize>], faults: &mut Vec<Fault>) -> bool {
+        let Some(most) = left[one.module] else { return false };
+        left[one.module] = Schema::weight(&one.message, most).map(|weight| most - weight);
+        if left[one.module].is_none() {
+            let (place, port) = (self.place(one.step), self.ports[one.port.index()].clone());
+            faults.push(Fault::TooManyFields { place, port, most: MOST_FIELDS });
+        }
+        left[one.module].is_some()
     }
 
     /// Adds each module that takes or gives the port and was not yet seen with its message.
@@ -344,12 +362,21 @@ impl Draft {
         }
         for (i, (first, schema)) in distinct.iter().enumerate() {
             for (second, other) in &distinct[i + 1..] {
-                faults.extend(differences(schema, other).into_iter().map(|difference| Fault::Incompatible {
-                    port: self.ports[first.port.index()].clone(),
+                let port = || self.ports[first.port.index()].clone();
+                let (first, second) = (self.place(first.step), self.place(second.step));
+                let found = match differences(schema, other) {
+                    Ok(found) => found,
+                    Err(TooManyPairs) => {
+                        faults.push(Fault::Incomparable { port: port(), first, second, most: MOST_PAIRS });
+                        continue;
+                    }
+                };
+                faults.extend(found.into_iter().map(|difference| Fault::Incompatible {
+                    port: port(),
                     message: difference.message,
                     field: difference.field,
-                    first: self.place(first.step),
-                    second: self.place(second.step),
+                    first: first.clone(),
+                    second: second.clone(),
                     difference: difference.text,
                 }));
             }

@@ -1,12 +1,15 @@
 //! Owns a message type as tables of what each field is on the wire. Never reads a message's bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use prost_reflect::{ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 /// Field numbers below this are looked up by index; most messages have no others.
 const DENSE: u32 = 64;
+
+/// What a table takes beside its fields, in places for fields: its name and the lists' own sizes.
+const BESIDE_FIELDS: usize = 8;
 
 /// A message type and all that it contains, as tables. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +100,37 @@ impl Schema {
         }
         found.groups.sort_unstable();
         Self { tables: tables.into(), groups: found.groups.into() }
+    }
+
+    /// Returns how large the tables of a message type are, in places for fields, without making them; none where
+    /// there are more than that.
+    pub(crate) fn weight(message: &MessageDescriptor, most: usize) -> Option<usize> {
+        let mut seen = HashSet::from([message.full_name().to_owned()]);
+        let mut open = vec![message.clone()];
+        let mut weight = 0_usize;
+        while let Some(message) = open.pop() {
+            let fields = message.fields().map(|field| (field.number(), field.kind()));
+            let extensions = message.extensions().map(|extension| (extension.number(), extension.kind()));
+            let mut dense = 0;
+            weight = weight.saturating_add(BESIDE_FIELDS);
+            for (number, kind) in fields.chain(extensions) {
+                match number {
+                    number if number < DENSE => dense = dense.max(number as usize + 1),
+                    _ => weight = weight.saturating_add(1),
+                }
+                if let Some(inner) = kind.as_message()
+                    && !seen.contains(inner.full_name())
+                {
+                    seen.insert(inner.full_name().to_owned());
+                    open.push(inner.clone());
+                }
+            }
+            weight = weight.saturating_add(dense);
+            if weight > most {
+                return None;
+            }
+        }
+        Some(weight)
     }
 
     /// Returns the message's full name.

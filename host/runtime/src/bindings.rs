@@ -15,8 +15,8 @@ mod generated {
     });
 }
 
-pub(crate) use generated::StepModulePre;
 pub(crate) use generated::exports::docket::step::step as wit;
+pub(crate) use generated::{StepModule, StepModulePre};
 
 /// `wasi:config/store`: what the operator set for the step, in the order of its keys.
 pub(crate) mod config {

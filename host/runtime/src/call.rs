@@ -9,10 +9,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use docket_graph::{Arity, FailureClass, RawModule, Schema};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime::component::ResourceTableError;
+use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
-use crate::bindings::{StepModulePre, raw_module, wit};
+use crate::bindings::{StepModule, StepModulePre, raw_module, wit};
 use crate::clock::{self, ProcessorTime};
 use crate::denied::Denied;
 use crate::digest::Digest;
@@ -24,7 +25,7 @@ use crate::options::{
     DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES, DEFAULT_OUTPUT,
     DEFAULT_TABLE_ELEMENTS, Limits,
 };
-use crate::sandbox::{Given, Sandbox};
+use crate::sandbox::{Given, MOST_HANDLES, Sandbox};
 use crate::value::{Payload, Value};
 
 /// The time a module has to describe itself: building a few records. The heaviest language
@@ -37,12 +38,9 @@ const ANSWER_OVERHEAD: u64 = 1 << 20;
 /// A failure's sentence is cut after this many bytes: it goes into logs, reports and errors.
 const LONGEST_MESSAGE: usize = 8 << 10;
 
-/// A failure's code is cut after this many bytes: it is a word for configuration to match.
+/// A failure's code, and the name of a function that crashed, are cut after this many bytes: they are words
+/// of the guest's own choice.
 const LONGEST_CODE: usize = 128;
-
-/// How long an attempt waits for a slot when the engine's pool is full in spite of its permit:
-/// components of many parts use up slots faster than one an instance.
-const POOL_FULL_PAUSE: Duration = Duration::from_millis(2);
 
 /// One attempt at one step.
 pub(crate) struct Call<'a> {
@@ -131,28 +129,18 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     let idempotency_key = base16ct::lower::encode_str(&key, &mut digits).expect("64 digits for 32 bytes");
 
     let deadline = clock::deadline(began, limits.timeout);
-    let (answer, store, ended) = loop {
-        let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.cloned(), lines.clone());
-        let opened = sandbox.open_dirs();
-        let processor = limits.cpu.map(|_| Arc::new(ProcessorTime::default()));
-        let mut store = new_store(pre.engine(), sandbox, limits, processor.as_ref());
-        let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
-        let (answer, ended) = {
-            let called = pin!(async {
-                opened.map_err(Unopened)?;
-                let instance = pre.instantiate_async(&mut store).await?;
-                instance.docket_step_step().call_run(&mut store, told, &values).await
-            });
-            within(deadline, processor.as_deref(), called).await
-        };
-        match answer {
-            Some(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
-                drop(store);
-                let pause = clock::deadline(clock::now(), POOL_FULL_PAUSE);
-                clock::sleep_until(pause).await;
-            }
-            answer => break (answer, store, ended),
-        }
+    let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.cloned(), lines);
+    let opened = sandbox.open_dirs();
+    let processor = limits.cpu.map(|_| Arc::new(ProcessorTime::default()));
+    let mut store = new_store(pre.engine(), sandbox, limits, processor.as_ref());
+    let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
+    let (answer, ended) = {
+        let called = pin!(async {
+            opened.map_err(Unopened)?;
+            let instance = pre.instantiate_async(&mut store).await?;
+            instance.docket_step_step().call_run(&mut store, told, &values).await
+        });
+        within(deadline, processor.as_deref(), called).await
     };
 
     let result = match answer {
@@ -171,12 +159,21 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     Called { result: result.map(Arc::new), usage: usage(&store, limits), ended, origin: Origin::Attempt }
 }
 
+/// Why a module did not say what it offers.
+#[derive(Debug)]
+pub(crate) enum Undescribed {
+    /// Its functions have other types than the interface's; this is what the engine says of it.
+    OtherTypes(String),
+    /// It failed.
+    Failed(StepFailure),
+}
+
 /// Asks a module what it offers, in a fresh instance with nothing granted.
 pub(crate) async fn describe(
     pre: &StepModulePre<Sandbox>,
     digest: &Digest,
     stack: u64,
-) -> Result<RawModule, StepFailure> {
+) -> Result<RawModule, Undescribed> {
     let limits = Limits {
         timeout: DESCRIBE_TIMEOUT,
         memory: DEFAULT_MEMORY,
@@ -197,15 +194,21 @@ pub(crate) async fn describe(
     let deadline = clock::deadline(clock::now(), limits.timeout);
     let (answer, _) = {
         let called = pin!(async {
-            let instance = pre.instantiate_async(&mut store).await?;
-            instance.docket_step_step().call_describe(&mut store).await
+            let instance = pre.instance_pre().instantiate_async(&mut store).await?;
+            // Here all functions are held against the interface, `run` too.
+            let step = match StepModule::new(&mut store, &instance) {
+                Ok(step) => step,
+                Err(error) => return Ok(Err(error)),
+            };
+            step.docket_step_step().call_describe(&mut store).await.map(Ok)
         });
         within(deadline, None, called).await
     };
     match answer {
-        None => Err(StepFailure::Timeout { limit: limits.timeout }),
-        Some(Ok(module)) => Ok(raw_module(module)),
-        Some(Err(error)) => Err(explain(&error, store.data(), &limits)),
+        None => Err(Undescribed::Failed(StepFailure::Timeout { limit: limits.timeout })),
+        Some(Ok(Ok(module))) => Ok(raw_module(module)),
+        Some(Ok(Err(error))) => Err(Undescribed::OtherTypes(format!("{error:#}"))),
+        Some(Err(error)) => Err(Undescribed::Failed(explain(&error, store.data(), &limits))),
     }
 }
 
@@ -230,6 +233,8 @@ fn new_store(
     }
     let answer = limits.output.saturating_add(ANSWER_OVERHEAD);
     store.set_hostcall_fuel(usize::try_from(answer).unwrap_or(usize::MAX));
+    // Those that the guest makes of its own resources, which cost the host as much as its own.
+    store.set_max_component_handles(MOST_HANDLES);
     if let Some(fuel) = limits.fuel {
         store.set_fuel(fuel).expect("a step with a budget is linked on the engine that counts");
     }
@@ -394,6 +399,9 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
     if let (true, Some(limit)) = (error.is::<TooMuchComputing>(), limits.cpu) {
         return StepFailure::Cpu { limit };
     }
+    if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
+        return StepFailure::Handles { limit: sandbox.most_handles() };
+    }
     if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
         return StepFailure::Exit { status: *status };
     }
@@ -411,10 +419,13 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
     if reason.contains("fuel allocated for hostcalls has been exhausted") {
         return StepFailure::Output { limit: limits.output };
     }
+    if reason.contains("store handle limit exceeded") {
+        return StepFailure::Handles { limit: MOST_HANDLES as u64 };
+    }
     let place = error
         .downcast_ref::<wasmtime::WasmBacktrace>()
         .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
-        .map(|function| format!(" in `{function}`"));
+        .map(|function| format!(" in `{}`", bearable(function, LONGEST_CODE)));
     let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();
     if let Some(Trap::StackOverflow) = trap {
         return StepFailure::Stack { limit: limits.stack, stderr };

@@ -93,10 +93,12 @@ fn pooling(size: PoolSize) -> PoolingAllocationConfig {
     let PoolSize { instances, memory, table_elements, stack: _ } = size;
     let slots = u32::try_from(instances.clamp(1, MOST_INSTANCES)).expect("at most 4,000");
     let mut pool = PoolingAllocationConfig::new();
+    // As many parts as if every component had the most: else a few components of many parts would hold
+    // up all others, whose permits say that there is room. What is not used is address space alone.
     pool.total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(4).max(CORE_INSTANCES))
-        .total_memories(slots.saturating_mul(2).max(MEMORIES))
-        .total_tables(slots.saturating_mul(4).max(TABLES))
+        .total_core_instances(slots.saturating_mul(CORE_INSTANCES))
+        .total_memories(slots.saturating_mul(MEMORIES))
+        .total_tables(slots.saturating_mul(TABLES))
         .total_stacks(slots)
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)

@@ -41,6 +41,12 @@ pub enum StepFailure {
         /// In elements.
         limit: u64,
     },
+    /// The guest held too many things of the host's at once, or of its own that the host keeps for it.
+    #[error("held more handles of streams, timers, files and requests than its limit of {limit}")]
+    Handles {
+        /// In handles.
+        limit: u64,
+    },
     /// The guest used up its budget of instructions.
     #[error("used up its budget of {limit} fuel units")]
     Fuel {
@@ -200,7 +206,7 @@ impl StepFailure {
             StepFailure::Reported { class, .. } | StepFailure::Elsewhere { class, .. } => *class,
             StepFailure::Timeout { .. } => FailureClass::Timeout,
             StepFailure::Memory { .. } => FailureClass::Memory,
-            StepFailure::Tables { .. } => FailureClass::Table,
+            StepFailure::Tables { .. } | StepFailure::Handles { .. } => FailureClass::Table,
             StepFailure::Fuel { .. } => FailureClass::Fuel,
             StepFailure::Output { .. } => FailureClass::Output,
             StepFailure::Logs { .. } => FailureClass::Logs,
@@ -393,6 +399,11 @@ mod tests {
                 StepFailure::Tables { limit: 10 },
                 FailureClass::Table,
                 "needs more table elements than its limit of 10",
+            ),
+            (
+                StepFailure::Handles { limit: 10 },
+                FailureClass::Table,
+                "held more handles of streams, timers, files and requests than its limit of 10",
             ),
             (StepFailure::Fuel { limit: 1_000 }, FailureClass::Fuel, "used up its budget of 1000 fuel units"),
             (

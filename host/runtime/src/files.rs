@@ -97,6 +97,16 @@ impl FilesView<'_> {
         self.files.quota.write(bytes).map_err(FsError::trap)
     }
 
+    /// Counts what lies between the end of a file and where it is written next: it takes no room on most
+    /// file systems, and as much as it says with whoever copies it.
+    fn count_hole(&self, fd: &Resource<Descriptor>, offset: Filesize) -> FsResult<()> {
+        let end = match self.wasi.table.get(fd)? {
+            Descriptor::File(file) => file.file.metadata()?.len(),
+            Descriptor::Dir(_) => return Ok(()),
+        };
+        self.count(offset.saturating_sub(end))
+    }
+
     /// Returns a wrapped stream, which holds the file open for as long as it lives.
     fn counted_output(
         &mut self,
@@ -168,12 +178,12 @@ impl HostDescriptor for FilesView<'_> {
         offset: Filesize,
     ) -> FsResult<Filesize> {
         self.count(bytes.len() as u64)?;
+        self.count_hole(&fd, offset)?;
         self.wasi.write(fd, bytes, offset).await
     }
 
     async fn set_size(&mut self, fd: Resource<Descriptor>, size: Filesize) -> FsResult<()> {
-        let now = self.wasi.stat(Resource::new_borrow(fd.rep())).await?.size;
-        self.count(size.saturating_sub(now))?;
+        self.count_hole(&fd, size)?;
         self.wasi.set_size(fd, size).await
     }
 
@@ -195,6 +205,7 @@ impl HostDescriptor for FilesView<'_> {
         offset: Filesize,
     ) -> FsResult<Resource<DynOutputStream>> {
         let number = fd.rep();
+        self.count_hole(&fd, offset)?;
         let stream = self.wasi.write_via_stream(fd, offset)?;
         self.counted_output(number, stream)
     }

@@ -9,12 +9,18 @@ use wasmtime::component::{Component, Linker};
 
 use crate::artifact::ArtifactStore;
 use crate::bindings::StepModulePre;
-use crate::call;
+use crate::call::{self, Undescribed};
 use crate::digest::Digest;
 use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
 use crate::failure::StepFailure;
 use crate::import::{Import, classify};
 use crate::sandbox::Sandbox;
+
+/// The interface that a module exports, by its name in the component.
+const STEP: &str = "docket:step/step@0.1.0";
+
+/// The most exports that are named where that one is missing.
+const SHOWN_EXPORTS: usize = 5;
 
 /// Why a file is not a step module that this host can use.
 #[derive(Debug, thiserror::Error)]
@@ -88,11 +94,21 @@ pub enum LoadFault {
         reason: String,
     },
     /// The component is not a step module.
-    #[error("module `{module}` does not export `docket:step/step@0.1.0`: {reason}")]
+    #[error("module `{module}` does not export `{STEP}`: {reason}")]
     NoStepExport {
         /// The module's file.
         module: Arc<str>,
-        /// What exactly is missing or differs.
+        /// What it exports instead.
+        reason: String,
+    },
+    /// The component has the interface's name and not its types.
+    #[error(
+        "module `{module}` exports `{STEP}` with other types than that interface has; build it against `wit/step.wit` as it is: {reason}"
+    )]
+    OtherTypes {
+        /// The module's file.
+        module: Arc<str>,
+        /// Which type differs, and how.
         reason: String,
     },
     /// The component wants something that only a grant gives.
@@ -291,7 +307,12 @@ impl Loader<'_> {
             Some(declared) => (declared, false),
             None => {
                 let described = call::describe(&pre, &digest, self.stack).await;
-                let fault = |source| LoadFault::Describe { module: Arc::clone(&name), source };
+                let fault = |fault| match fault {
+                    Undescribed::OtherTypes(reason) => {
+                        LoadFault::OtherTypes { module: Arc::clone(&name), reason }
+                    }
+                    Undescribed::Failed(source) => LoadFault::Describe { module: Arc::clone(&name), source },
+                };
                 (described.map_err(fault)?, true)
             }
         };
@@ -334,10 +355,27 @@ impl Loader<'_> {
             .linker
             .instantiate_pre(component)
             .map_err(|error| LoadFault::Link { module: Arc::clone(name), reason: format!("{error:#}") })?;
-        StepModulePre::new(instance).map_err(|error| LoadFault::NoStepExport {
-            module: Arc::clone(name),
-            reason: format!("{error:#}"),
-        })
+        StepModulePre::new(instance).map_err(|error| self.no_step(name, component, &error))
+    }
+
+    /// Returns what is wrong with a component that is no step module.
+    fn no_step(&self, name: &Arc<str>, component: &Component, error: &wasmtime::Error) -> LoadFault {
+        let module = Arc::clone(name);
+        let ty = component.component_type();
+        let exports: Vec<_> = ty.exports(self.engine).map(|(name, _)| name).collect();
+        let names: Vec<_> = exports.iter().take(SHOWN_EXPORTS).map(|name| format!("`{name}`")).collect();
+        let more = if exports.len() > SHOWN_EXPORTS { " and more" } else { "" };
+        let reason = match exports.iter().find(|name| name.starts_with("docket:step/step")) {
+            Some(other) if *other != STEP => {
+                format!(
+                    "it exports `{other}`, which is another version; build it against `wit/step.wit` of this host"
+                )
+            }
+            Some(_) => format!("what it exports by that name is not that interface: {error:#}"),
+            None if names.is_empty() => "it exports nothing".to_owned(),
+            None => format!("it exports {}{more}", names.join(", ")),
+        };
+        LoadFault::NoStepExport { module, reason }
     }
 }
 

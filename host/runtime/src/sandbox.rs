@@ -14,7 +14,10 @@ use wasmtime_wasi::p2::IoError;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::bindings::filesystem::types;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::p2::bindings::http::types::{
+    ErrorCode, HostOutgoingRequest as HostOutgoingRequestMethods, Method,
+};
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_io::bindings::wasi::io::poll;
 
@@ -33,7 +36,15 @@ pub(crate) type StepConfig = Arc<BTreeMap<String, String>>;
 
 /// The most handles of the host's that one guest may hold: streams, timers, files. 65,536: far more than
 /// a program needs, and a few megabytes of the host's memory.
-const MOST_HANDLES: usize = 1 << 16;
+pub(crate) const MOST_HANDLES: usize = 1 << 16;
+
+/// The same for a guest that uses files or HTTP: what stands behind such a handle may hold 128 KiB, the
+/// headers of a request or what was read ahead. 4,096: four for each file that may be open at all, and
+/// half a gigabyte of the host's memory at the very worst.
+const MOST_HEAVY_HANDLES: usize = 1 << 12;
+
+/// The longest name of a method, in bytes. The longest that is registered has 17.
+const LONGEST_METHOD: usize = 64;
 
 /// What an operator gives a step.
 #[derive(Default)]
@@ -93,7 +104,8 @@ impl Sandbox {
     ) -> Self {
         let Given { grants, http, config: _ } = given.as_deref().unwrap_or(Given::nothing());
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MOST_HANDLES);
+        let is_light = grants.dirs.is_empty() && http.is_none();
+        table.set_max_capacity(if is_light { MOST_HANDLES } else { MOST_HEAVY_HANDLES });
         let clock = match grants.clock {
             Circumstance::Virtual => GuestClock::new(started_at_ms),
             Circumstance::Real => GuestClock::real(),
@@ -129,6 +141,11 @@ impl Sandbox {
     /// Returns whether the guest was refused more table elements.
     pub(crate) fn tables_refused(&self) -> bool {
         self.tables.refused
+    }
+
+    /// Returns how many handles of the host's the guest may hold.
+    pub(crate) fn most_handles(&self) -> u64 {
+        self.table.max_capacity() as u64
     }
 
     /// Returns what the guest has written, if it ever came to write.
@@ -256,9 +273,14 @@ impl WasiView for Sandbox {
 
 impl WasiHttpView for Sandbox {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let refusing = || Box::new(HttpAttempt::new(None, HttpLimits::default(), self.seed));
+        let table = &mut self.table;
+        let refusing = || {
+            // A step that was granted nothing, in a module of which another was.
+            table.set_max_capacity(MOST_HEAVY_HANDLES);
+            Box::new(HttpAttempt::new(None, HttpLimits::default(), self.seed))
+        };
         let HttpAttempt { context, hooks } = &mut **self.http.get_or_insert_with(refusing);
-        WasiHttpCtxView { hooks, table: &mut self.table, ctx: context }
+        WasiHttpCtxView { hooks, table, ctx: context }
     }
 }
 
@@ -275,7 +297,9 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Sandb
     poll::add_to_linker::<Sandbox, GuestClock>(&mut linker, clock_view)?;
     types::add_to_linker::<Sandbox, Files>(&mut linker, files_view)?;
     denied::add_to_linker(&mut linker)?;
-    linker.instance(HTTP_TYPES)?.func_wrap("http-error-code", http_error_code)?;
+    let mut http_types = linker.instance(HTTP_TYPES)?;
+    http_types.func_wrap("http-error-code", http_error_code)?;
+    http_types.func_wrap("[method]outgoing-request.set-method", set_method)?;
     linker.allow_shadowing(false);
     config::store::add_to_linker::<Sandbox, HasConfig>(&mut linker, config_view)?;
     Ok(linker)
@@ -290,6 +314,17 @@ fn http_error_code(
     (error,): (Resource<IoError>,),
 ) -> wasmtime::Result<(Option<ErrorCode>,)> {
     Ok((http::code(store.data().table.get(&error)?),))
+}
+
+/// `outgoing-request.set-method`: of its parts, the only one that nobody else bounds.
+fn set_method(
+    mut store: StoreContextMut<'_, Sandbox>,
+    (request, method): (Resource<HostOutgoingRequest>, Method),
+) -> wasmtime::Result<(Result<(), ()>,)> {
+    if matches!(&method, Method::Other(name) if name.len() > LONGEST_METHOD) {
+        return Ok((Err(()),));
+    }
+    Ok((HostOutgoingRequestMethods::set_method(&mut store.data_mut().http(), request, method)?,))
 }
 
 fn clock_view(sandbox: &mut Sandbox) -> ClockView<'_> {

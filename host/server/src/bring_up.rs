@@ -56,6 +56,7 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
         tenant: TENANT.to_owned(),
         lease: config.store.lease.unwrap_or(LEASE),
         retention: config.store.retention.unwrap_or(DEFAULT_RETENTION),
+        http: config.http.options(),
         settings: config.settings(),
         ..HostOptions::default()
     }

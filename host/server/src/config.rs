@@ -3,6 +3,7 @@
 
 mod section;
 mod grants;
+mod http;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -20,6 +21,7 @@ use crate::exit::Exit;
 use crate::input::{InputArg, InputSource};
 use grants::{Ask, Surroundings};
 pub(crate) use grants::{Environment, ModuleConfig};
+use http::HttpConfig;
 use section::{File, Section};
 
 /// The name of the file that is looked for.
@@ -62,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) max_instances: Option<usize>,
     /// `[host] max-stack`
     pub(crate) max_stack: Option<u64>,
+    /// `[http]`
+    pub(crate) http: HttpConfig,
     /// `[store]`
     pub(crate) store: StoreConfig,
 }
@@ -197,6 +201,7 @@ impl Config {
             let (most, stack) = root.section("host", host).unwrap_or_default();
             config.max_instances = most.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
             config.max_stack = stack;
+            config.http = root.section("http", |section| http::http(section, beside)).unwrap_or_default();
             config.store = root.section("store", |section| store(section, beside)).unwrap_or_default();
             root.finish();
         }

@@ -15,6 +15,7 @@ mod cycles;
 mod drawings;
 mod elements;
 mod frames;
+mod giants;
 mod layering;
 mod modules;
 mod plans;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use sha2::{Digest as _, Sha256};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
@@ -16,6 +16,9 @@ use super::limits::{HttpLimit, HttpLimits, LONGEST_HEAD, Meter, Noted};
 
 /// What tells a repeated request from another one.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// What a guest may write of a body before anyone reads it, in bytes: it can begin many bodies and send none.
+const BODY_PIECE: usize = 64 << 10;
 
 /// An address in a sentence is cut after this many bytes.
 const LONGEST_ADDRESS: usize = 200;
@@ -58,6 +61,10 @@ impl HttpAttempt {
 }
 
 impl WasiHttpHooks for Hooks {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
@@ -110,8 +117,8 @@ impl Hooks {
 
     /// Adds `Idempotency-Key` where the request changes something and the guest has not set one.
     fn add_key(&mut self, request: &mut Request<WasiBody>, keyed: Keyed) {
-        let changes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(request.method());
-        if keyed == Keyed::No || !changes {
+        // Whatever is not known to change nothing may change something, methods of a server's own too.
+        if keyed == Keyed::No || request.method().is_safe() {
             return;
         }
         self.keyed += 1;

@@ -13,7 +13,7 @@ use wasmtime_wasi_http::WasiBody;
 use super::address;
 use super::connect::Connector;
 use super::pool::Pool;
-use super::rule::{FORBIDDEN_METHODS, HttpRule};
+use super::rule::{HttpRule, is_forbidden};
 use super::target::{Target, TargetFault};
 use super::vault::{self, FillFault, Secret};
 
@@ -102,7 +102,7 @@ pub(crate) fn allowed(rules: &BTreeSet<HttpRule>, request: &Request<WasiBody>) -
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let path = if uri.path().is_empty() { "/" } else { uri.path() };
     let target = Target::parse(uri.scheme_str().unwrap_or_default(), authority, path)?;
-    if FORBIDDEN_METHODS.contains(&method) {
+    if is_forbidden(method) {
         return Err(Refusal::Method);
     }
     if rules.iter().any(|rule| rule.allows(method, &target)) {

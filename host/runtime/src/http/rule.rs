@@ -23,7 +23,12 @@ const DEFAULT_METHODS: [&str; 2] = ["GET", "HEAD"];
 
 /// What no rule allows, `*` neither: `CONNECT` asks for a tunnel, behind which nothing is checked, and
 /// `TRACE` for all headers back, secrets among them.
-pub(crate) const FORBIDDEN_METHODS: [&str; 2] = ["CONNECT", "TRACE"];
+const FORBIDDEN_METHODS: [&str; 2] = ["CONNECT", "TRACE"];
+
+/// Returns whether no rule allows the method. Methods differ by case, but not to every server.
+pub(crate) fn is_forbidden(method: &str) -> bool {
+    FORBIDDEN_METHODS.iter().any(|forbidden| method.eq_ignore_ascii_case(forbidden))
+}
 
 /// A set of HTTP requests that a step may make.
 ///
@@ -97,7 +102,7 @@ impl HttpRule {
     /// Returns whether a request is one of those that the rule is about.
     pub(crate) fn allows(&self, method: &str, target: &Target) -> bool {
         let methods = match &self.methods {
-            Methods::Any => !FORBIDDEN_METHODS.contains(&method),
+            Methods::Any => !is_forbidden(method),
             Methods::Only(methods) => methods.contains(method),
         };
         methods
@@ -252,7 +257,7 @@ fn parse_methods(text: &str) -> Result<Methods, RuleFault> {
         if !is_word {
             return Err(RuleFault::Method(method.to_owned()));
         }
-        if FORBIDDEN_METHODS.contains(&method) {
+        if is_forbidden(method) {
             return Err(RuleFault::Forbidden(method.to_owned()));
         }
         methods.insert(method.to_owned());

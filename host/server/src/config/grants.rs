@@ -155,7 +155,12 @@ fn env(section: &mut Section<'_, '_>, environment: &Environment) -> Option<BTree
 fn secrets(section: &mut Section<'_, '_>, beside: &Path) -> BTreeMap<SecretName, SecretGrant> {
     let source = |text: &str| {
         text.parse::<SecretSource>().map(|source| match source {
-            SecretSource::File(path) => SecretSource::File(beside.join(path)),
+            // Absolute: the place is in the key of kept results, which must not depend on where a command is
+            // called, nor change when an execution is resumed.
+            SecretSource::File(path) => {
+                let path = beside.join(path);
+                SecretSource::File(std::path::absolute(&path).unwrap_or(path))
+            }
             source @ SecretSource::Env(_) => source,
         })
     };
