@@ -72,13 +72,13 @@ impl Shared {
         self.keeping.get_or_try_init(parts).await
     }
 
-    fn loading(&self) -> Loading<'_> {
+    pub(crate) fn loading(&self) -> Loading<'_> {
         let Self { options, artifacts, plain, connector, compiling, .. } = self;
         Loading { options, artifacts, plain, connector, compiling: &**compiling }
     }
 
     /// Returns a home for a generation beside the live one: it shares all but the modules.
-    fn home_of(&self, generation: Generation) -> Arc<Home> {
+    pub(crate) fn home_of(&self, generation: Generation) -> Arc<Home> {
         let Home { generation: _, instances, most_helpers, tenant, observer } = &*self.home;
         let (instances, observer): (Arc<Semaphore>, Option<Arc<dyn Observer>>) =
             (Arc::clone(instances), observer.clone());
@@ -109,14 +109,19 @@ impl Shared {
         let now = clock::unix_millis(clock::wall());
         let accepted =
             accepted(&self.home, target?, ports, given, started_at.map_or(now, clock::unix_millis))?;
-        if accepted.prepared.keeps && self.open_store.is_none() {
-            let generation = &self.home.generation;
-            let kept =
-                accepted.prepared.plan.nodes().find(|(_, step)| generation.persistence(*step).is_some());
-            let step = kept.map(|(_, step)| self.home.generation.graph().step(step).name.clone());
-            return Err(RequestError::NoStore { step });
-        }
+        self.has_store_for(&accepted.prepared)?;
         Ok((execution_id.unwrap_or_else(|| ExecutionId::at(now)), accepted))
+    }
+
+    /// Refuses a plan of which a step keeps its results, where there is no store.
+    pub(crate) fn has_store_for(&self, prepared: &Prepared) -> Result<(), RequestError> {
+        if !prepared.keeps || self.open_store.is_some() {
+            return Ok(());
+        }
+        let generation = &self.home.generation;
+        let kept = prepared.plan.nodes().find(|(_, step)| generation.persistence(*step).is_some());
+        let step = kept.map(|(_, step)| generation.graph().step(step).name.clone());
+        Err(RequestError::NoStore { step })
     }
 
     /// Returns the execution of this id, to be gone on with.
@@ -204,6 +209,10 @@ enum What {
 pub struct Canceller(CancellationToken);
 
 impl Canceller {
+    pub(crate) fn new(token: CancellationToken) -> Self {
+        Self(token)
+    }
+
     /// Stops the execution, unless it is over: nothing new starts, what runs is stopped, and the
     /// outcome is [`ExecutionError::Cancelled`].
     pub fn cancel(&self) {
@@ -296,7 +305,8 @@ impl Begun<'_> {
         let Self { id, limit, host, cancelled } = self;
         let Accepted { home, prepared, given, started_at_ms, .. } = accepted;
         let (id, limit) = (id.clone(), *limit);
-        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled });
+        let items = None;
+        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, items });
         let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
         drive(&run, Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown }).await;
         for ending in run.endings() {
@@ -304,6 +314,7 @@ impl Begun<'_> {
             let _ = ending.await;
         }
         let (result, report) = run.outcome();
+        let result = result.map(|value| value.expect("only the items of a batch have results of their own"));
         Outcome { result, report }
     }
 
@@ -536,7 +547,12 @@ fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
 /// Checks what the caller gives before anything runs: each message is what its port says, and a
 /// list is given only where lists are taken. Where keys will be made of the messages, they are put
 /// into canonical form.
-fn check(graph: &Graph, ports: &[Port], given: &mut [Arc<Value>], keeps: bool) -> Result<(), RequestError> {
+pub(crate) fn check(
+    graph: &Graph,
+    ports: &[Port],
+    given: &mut [Arc<Value>],
+    keeps: bool,
+) -> Result<(), RequestError> {
     for (port, value) in ports.iter().zip(given) {
         let id = graph.find_port(port).expect("the plan knows every given port");
         let fault = if keeps {

@@ -11,7 +11,11 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use bytes::Bytes;
+use futures_util::stream::Stream;
+
 use crate::artifact::{ArtifactError, ArtifactStore};
+use crate::batch::{Batch, BatchRequest};
 use crate::board::Home;
 use crate::clock;
 use crate::engine::{MOST_INSTANCES, Metering};
@@ -20,6 +24,7 @@ use crate::execution_id::ExecutionId;
 use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
 use crate::http::{Connector, HttpOptionsError};
+use crate::items::ItemsError;
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
@@ -272,6 +277,22 @@ impl Host {
     /// As [`Host::execute`].
     pub fn start(&self, request: Request) -> Result<Execution, RequestError> {
         self.0.accept(request)
+    }
+
+    /// Accepts a batch: one request for each of many items, or for all of them together, by one engine and as one execution.
+    /// Nothing of it runs before its outcomes are awaited.
+    ///
+    /// The items share the permits of this host with all executions, and a batch has no more attempts under way than it has
+    /// places ([`BatchRequest::max_concurrency`]); who waits for a permit gets it in the order of asking, so that an
+    /// execution beside a batch waits for one attempt to end and not for the batch.
+    ///
+    /// # Errors
+    /// Where the request does not fit the graph; nothing has run then.
+    pub fn batch<S>(&self, request: BatchRequest, items: S) -> Result<Batch, RequestError>
+    where
+        S: Stream<Item = Result<Bytes, ItemsError>> + Send + 'static,
+    {
+        self.0.accept_batch(request, items)
     }
 
     /// Returns the journaled execution of this id, to be gone on with: with the request and the modules

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use docket_graph::{PlanErrors, Port, PortError};
+use docket_graph::{DefaultError, PlanErrors, Port, PortError};
 use docket_store::StoreError;
 use prost::Name;
 
@@ -111,6 +111,9 @@ pub enum RequestError {
     /// The request does not fit the graph.
     #[error(transparent)]
     Plan(#[from] PlanErrors),
+    /// What the items of a batch are has to be said.
+    #[error(transparent)]
+    Items(#[from] DefaultError),
     /// A given message is not what its port says.
     #[error("the input for `{port}` is wrong: {fault}")]
     Input {
@@ -178,6 +181,7 @@ impl RequestError {
         match self {
             RequestError::Port(_)
             | RequestError::Plan(_)
+            | RequestError::Items(_)
             | RequestError::Input { .. }
             | RequestError::List { .. } => ErrorKind::Invalid,
             RequestError::Conflict { .. } => ErrorKind::Conflict,

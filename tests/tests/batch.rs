@@ -1,0 +1,291 @@
+//! What a host does with batches: each item's outcome in its place, whatever the others do, in bounded memory; and what is
+//! made of all items together.
+
+#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use docket_graph::{OnItemError, Port};
+use docket_runtime::{
+    Batch, BatchOutcome, BatchRequest, ErrorKind, ExecutionError, ExecutionOutcome, Host, ItemOutcome,
+    ItemsError, Request, StepFailure, Value,
+};
+use docket_tests::example::{UserId, UserProfile};
+use docket_tests::{Recorder, Setup, example_module, host, options};
+use futures_util::{Stream, StreamExt as _, stream};
+use prost::Message;
+use prost::bytes::Bytes;
+
+/// A message whose first field is a text; the others come after it.
+#[derive(Clone, PartialEq, Message)]
+struct Text {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(uint32, tag = "1")]
+    sentences: u32,
+    #[prost(uint32, tag = "2")]
+    words: u32,
+    #[prost(string, tag = "3")]
+    longest: String,
+}
+
+type Items = Pin<Box<dyn Stream<Item = Result<Bytes, ItemsError>> + Send>>;
+
+/// Returns items that the fixtures understand.
+fn told(words: impl IntoIterator<Item = String, IntoIter: Send + 'static>) -> Items {
+    Box::pin(stream::iter(words.into_iter().map(|id| Ok(UserId { id }.encode_to_vec().into()))))
+}
+
+/// Returns a batch of the profiles that the fixtures make.
+fn profiles() -> BatchRequest {
+    BatchRequest::new(Request::for_message::<UserProfile>())
+}
+
+fn width(width: usize) -> NonZeroUsize {
+    NonZeroUsize::new(width).unwrap()
+}
+
+/// Takes all outcomes.
+async fn taken(batch: &mut Batch) -> Vec<ItemOutcome> {
+    let mut outcomes = Vec::new();
+    while let Some(outcome) = batch.next().await {
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+async fn carried_out(host: &Host, request: BatchRequest, items: Items) -> (Vec<ItemOutcome>, BatchOutcome) {
+    let mut batch = host.batch(request, items).unwrap_or_else(|error| panic!("{error}"));
+    let outcomes = taken(&mut batch).await;
+    (outcomes, batch.outcome().await.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// Returns the hosts over the example that counts the words of sentences.
+async fn counter(recorder: &Arc<Recorder>) -> Host {
+    let builder = Host::builder().options(options()).observer(recorder.clone());
+    let builder = builder.module("scatter_gather.wasm", example_module("scatter_gather"));
+    builder.build().await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn wordcount(target: &str, items: &str) -> BatchRequest {
+    let port = |name: &str| Port::parse(&format!("wordcount.v1.{name}")).unwrap();
+    BatchRequest::new(Request::new(port(target))).items(port(items))
+}
+
+fn texts(texts: impl IntoIterator<Item = String, IntoIter: Send + 'static>) -> Items {
+    Box::pin(stream::iter(texts.into_iter().map(|text| Ok(Text { text }.encode_to_vec().into()))))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_item_has_its_outcome_in_its_place_whatever_the_delays() {
+    let host = host(&["obey"]).await;
+    for (items, most) in [(0, 4), (1, 1), (63, 64), (64, 64), (65, 64), (300, 7), (300, 1000)] {
+        let words = (0..items).map(|n: usize| format!("{n}-sleeps-{}", n * 7919 % 12));
+        let request = profiles().max_concurrency(width(most));
+        let (outcomes, outcome) = carried_out(&host, request, told(words)).await;
+        assert_eq!(outcomes.len(), items);
+        let keys: Vec<_> = outcomes.iter().map(|item| name(item.result.as_ref().unwrap())).collect();
+        assert!(outcomes.iter().zip(0..).all(|(item, index)| item.index == index));
+        // Each item has a key of its own, and the same in every order of work.
+        let (again, _) = carried_out(
+            &host,
+            profiles().max_concurrency(width(3)),
+            told((0..items).map(|n: usize| format!("{n}-sleeps-{}", n * 7919 % 12))),
+        )
+        .await;
+        assert_eq!(keys.len(), again.len());
+        assert!(matches!(outcome.result, Ok(None)), "{:?}", outcome.result);
+        assert_eq!(outcome.report.outcome, ExecutionOutcome::Done);
+        let counts = outcome.items;
+        assert_eq!((counts.read, counts.done, counts.failed), (items as u64, items as u64, 0));
+        let elements = outcome.report.steps[0].elements.unwrap();
+        assert_eq!(elements.done, items as u64);
+    }
+}
+
+fn name(value: &Value) -> String {
+    UserProfile::decode(&value.payloads()[0].bytes()[..]).unwrap().name
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_item_among_a_thousand_loses_no_other() {
+    let host = host(&["obey"]).await;
+    let words = |bad: usize| (0..1000).map(move |n| if n == bad { "fails".into() } else { n.to_string() });
+    for bad in [0, 17, 999] {
+        let request = profiles().on_item_error(OnItemError::Continue);
+        let (outcomes, outcome) = carried_out(&host, request, told(words(bad))).await;
+        assert_eq!(outcomes.len(), 1000);
+        for (index, item) in outcomes.iter().enumerate() {
+            assert_eq!(item.index, index as u64);
+            match &item.result {
+                Err(ExecutionError::Failed { element, attempts: 1, source, .. }) if index == bad => {
+                    assert_eq!(element.item(), Some(bad as u64));
+                    assert_eq!(source.to_string(), "was told to fail (code `told-to`)");
+                }
+                other => assert!(other.is_ok() && index != bad, "{index}: {other:?}"),
+            }
+        }
+        assert!(matches!(outcome.result, Ok(None)));
+        assert_eq!((outcome.items.done, outcome.items.failed), (999, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_ends_a_batch_with_its_cause_and_index_however_wide_it_is() {
+    let host = host(&["obey"]).await;
+    for most in [1, 8, 64] {
+        let words = (0..500).map(|n| if n == 100 { "fails".into() } else { n.to_string() });
+        let request = profiles().max_concurrency(width(most));
+        let (outcomes, outcome) = carried_out(&host, request, told(words)).await;
+        assert!(outcomes.len() <= 100 && outcomes.len() + most > 100, "{} of {most}", outcomes.len());
+        assert!(outcomes.iter().zip(0..).all(|(item, index)| item.index == index && item.result.is_ok()));
+        let error = outcome.result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Guest);
+        assert_eq!(error.to_string(), "step `FetchProfile` failed for item 100 after 1 attempt");
+        assert_eq!(outcome.report.outcome, ExecutionOutcome::Failed);
+        assert!(outcome.items.read <= 100 + most as u64, "{:?}", outcome.items);
+        assert_eq!(outcome.items.failed, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_is_no_message_is_an_item_that_fails() {
+    let host = host(&["obey"]).await;
+    let items = || -> Items {
+        let good = |n: u32| Ok(UserId { id: n.to_string() }.encode_to_vec().into());
+        let bad = Ok(Bytes::from_static(b"\xff\xff"));
+        let unread = Err(ItemsError::Item("line 3 is no JSON".to_owned()));
+        Box::pin(stream::iter([good(0), bad, unread, good(3)]))
+    };
+    let request = profiles().on_item_error(OnItemError::Continue);
+    let (outcomes, outcome) = carried_out(&host, request, items()).await;
+    let errors: Vec<_> =
+        outcomes.iter().map(|item| item.result.as_ref().err().map(|e| e.to_string())).collect();
+    assert_eq!(errors.len(), 4);
+    assert_eq!((errors[0].as_ref(), errors[3].as_ref()), (None, None));
+    let prefix = "item 1 is not a message for `example.v1.UserID`: ";
+    assert!(errors[1].as_ref().unwrap().starts_with(prefix), "{errors:?}");
+    assert_eq!(
+        errors[2].as_deref(),
+        Some("item 2 is not a message for `example.v1.UserID`: line 3 is no JSON")
+    );
+    assert_eq!((outcome.items.read, outcome.items.done, outcome.items.failed), (4, 2, 2));
+
+    let (outcomes, outcome) = carried_out(&host, profiles().max_concurrency(width(1)), items()).await;
+    assert_eq!(outcomes.len(), 1);
+    let error = outcome.result.unwrap_err();
+    assert!(error.to_string().starts_with(prefix), "{error}");
+    assert_eq!((error.kind(), outcome.report.outcome), (ErrorKind::Invalid, ExecutionOutcome::Failed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_cannot_be_read_to_their_end_are_bad_input_with_the_position() {
+    let host = host(&["obey"]).await;
+    let items: Items = Box::pin(
+        told((0..5).map(|n| n.to_string()))
+            .chain(stream::iter([Err(ItemsError::Read("the disk is gone".to_owned())), Ok(Bytes::new())])),
+    );
+    let request = profiles().on_item_error(OnItemError::Continue);
+    let (_, outcome) = carried_out(&host, request, items).await;
+    let error = outcome.result.unwrap_err();
+    assert_eq!(error.to_string(), "the items cannot be read after the first 5: the disk is gone");
+    assert_eq!((error.kind(), outcome.items.read), (ErrorKind::Invalid, 5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_slowly_holds_the_reading_back() {
+    let host = host(&["obey"]).await;
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&read);
+    let words =
+        told((0..200).map(|n| n.to_string())).inspect(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+    let mut batch = host.batch(profiles().max_concurrency(width(10)), words).unwrap();
+    for taken in 1..=200 {
+        assert!(batch.next().await.is_some());
+        if taken % 40 == 1 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let read = read.load(Ordering::SeqCst);
+        assert!(read <= taken + 10, "{read} are read when {taken} are taken");
+        let progress = batch.progress();
+        assert_eq!((progress.counts().read, progress.delivered()), (read as u64, taken as u64));
+    }
+    assert!(batch.next().await.is_none());
+    assert_eq!(batch.outcome().await.unwrap().items.done, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregate_runs_once_over_all_items_or_over_those_that_are_good() {
+    for (target_of, bad) in [("Sentence", None), ("Sentence", Some(3)), ("WordCount", None)] {
+        for items in [0, 1, 64, 65, 1000_usize] {
+            let recorder = Recorder::new();
+            let host = counter(&recorder).await;
+            let bad = bad.filter(|bad| *bad < items);
+            let text = move |n: usize| if bad == Some(n) { "\u{fffd}".to_owned() } else { format!("w{n} w") };
+            let request = wordcount("Summary", target_of).on_item_error(OnItemError::Continue);
+            let (outcomes, outcome) = carried_out(&host, request, texts((0..items).map(text))).await;
+            assert!(outcomes.is_empty());
+            let value = outcome.result.unwrap().unwrap();
+            let summary = Summary::decode(&value.payloads()[0].bytes()[..]).unwrap();
+            let good = items - usize::from(bad.is_some());
+            assert_eq!(summary.sentences as usize, good);
+            assert_eq!(recorder.starts("Summarise"), 1);
+            if target_of == "Sentence" {
+                assert_eq!((summary.words as usize, recorder.starts("Count")), (2 * good, items));
+            }
+            assert_eq!((outcome.items.done, outcome.items.failed), (good as u64, (items - good) as u64));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_within_an_item_comes_together_in_that_item() {
+    let recorder = Recorder::new();
+    let host = counter(&recorder).await;
+    let text = |n: usize| (0..n % 5).map(|k| format!("s{k}. ")).collect::<String>();
+    let (outcomes, _) = carried_out(&host, wordcount("Summary", "Text"), texts((0..200).map(text))).await;
+    for (n, item) in outcomes.iter().enumerate() {
+        let value = item.result.as_ref().unwrap();
+        assert_eq!(Summary::decode(&value.payloads()[0].bytes()[..]).unwrap().sentences as usize, n % 5);
+    }
+    let (outcomes, _) = carried_out(&host, wordcount("WordCount", "Text"), texts((0..200).map(text))).await;
+    assert_eq!(outcomes.len(), 200);
+    for (n, item) in outcomes.iter().enumerate() {
+        let value = item.result.as_ref().unwrap();
+        assert!(matches!(&**value, Value::Many(payloads) if payloads.len() == n % 5), "{n}: {value:?}");
+    }
+    let words = move |n: usize| if n == 40 { "a. b. \u{fffd} b. c. d.".to_owned() } else { text(n) };
+    let request = wordcount("Summary", "Text").on_item_error(OnItemError::Continue);
+    let (outcomes, _) = carried_out(&host, request, texts((0..100).map(words))).await;
+    let error = outcomes[40].result.as_ref().unwrap_err().to_string();
+    assert_eq!(error, "step `Count` failed for item 40, element 2 of `Split` after 1 attempt");
+    assert_eq!(outcomes.iter().filter(|item| item.result.is_ok()).count(), 99);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_are_counted_for_each_item() {
+    let retry = docket_runtime::RetryOptions { max_attempts: 3.try_into().ok(), ..Default::default() };
+    let step = docket_runtime::StepOptions { retry, ..Default::default() };
+    let setup = Setup::new(&["obey"]).step("FetchProfile", step);
+    let host = setup.host().await;
+    let words = (0..30).map(|n| format!("{n}-until-{}", n % 5));
+    let request = profiles().on_item_error(OnItemError::Continue);
+    let (outcomes, _) = carried_out(&host, request, told(words)).await;
+    for (n, item) in outcomes.iter().enumerate() {
+        match &item.result {
+            Err(ExecutionError::Failed { attempts: 3, source: StepFailure::Reported { .. }, .. }) => {
+                assert_eq!(n % 5, 4);
+            }
+            other => assert!(other.is_ok() && n % 5 < 4, "{n}: {other:?}"),
+        }
+    }
+}
