@@ -273,7 +273,9 @@ impl Batch {
         let (Phase::Running(_, mut driver) | Phase::Broken(mut driver)) = phase else {
             unreachable!("after the last outcome the batch has begun")
         };
-        let joined = driver.join_next().await.expect("one task, which is joined once");
+        let Some(joined) = driver.join_next().await else {
+            unreachable!("one task, which is joined once");
+        };
         let Ended { result, report } =
             joined.map_err(|error| RequestError::Internal(error.to_string()))??;
         Ok(BatchOutcome { result, report, items: progress.counts() })

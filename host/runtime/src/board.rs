@@ -568,7 +568,7 @@ impl Run {
         };
         let mut path: Vec<_> = board.frames.places(frame).map(element).collect();
         path.reverse();
-        ElementPath(path)
+        ElementPath(path.into())
     }
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Empty for what is done once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ElementPath(pub Vec<ElementIndex>);
+pub struct ElementPath(pub Box<[ElementIndex]>);
 
 /// One element of one list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ mod tests {
             ),
         ];
         for (path, words, of_item, json) in cases {
-            let path = ElementPath(path);
+            let path = ElementPath(path.into());
             assert_eq!((path.to_string().as_str(), path.item()), (words, of_item));
             assert_eq!(serde_json::to_string(&path).unwrap(), json);
             assert_eq!(serde_json::from_str::<ElementPath>(json).unwrap(), path);

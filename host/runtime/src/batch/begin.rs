@@ -62,6 +62,7 @@ pub(super) struct Ended {
 }
 
 /// What there is of the store for a batch that is about to run.
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 enum Recorded {
     /// No step of it keeps its results.
     No,
