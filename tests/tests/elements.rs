@@ -97,8 +97,14 @@ async fn the_failure_of_one_element_ends_the_execution_and_is_its_root_cause() {
     let text = format!("{}\u{fffd} here. {}", text(20), text(300));
     let outcome = host.execute(request("Summary", &text)).await.unwrap();
     match &outcome.result {
-        Err(ExecutionError::Failed { step, attempts: 1, source: StepFailure::Reported { message, .. } }) => {
+        Err(ExecutionError::Failed {
+            step,
+            attempts: 1,
+            source: StepFailure::Reported { message, .. },
+            element,
+        }) => {
             assert_eq!((step.as_str(), message.as_str()), ("Count", "`\u{fffd} here` is not text"));
+            assert_eq!(element.to_string(), "element 20 of `Split`");
         }
         other => panic!("{other:?}"),
     }

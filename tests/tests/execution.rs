@@ -103,7 +103,7 @@ async fn a_failing_step_beside_slow_and_spinning_siblings_reports_its_own_error(
     for _ in 0..20 {
         let outcome = execute(&host, enriched_request()).await;
         assert!(outcome.report.elapsed < Duration::from_secs(2), "{:?}", outcome.report.elapsed);
-        let Err(ExecutionError::Failed { step, attempts: 1, source }) = &outcome.result else {
+        let Err(ExecutionError::Failed { step, attempts: 1, source, .. }) = &outcome.result else {
             panic!("{outcome:?}")
         };
         assert_eq!((step.as_str(), source.class()), ("FetchProfile", FailureClass::Permanent));

@@ -3,6 +3,7 @@
 //! come in order. Never waits, never calls a guest.
 
 mod frame;
+mod items;
 mod kept;
 
 use std::collections::VecDeque;
@@ -12,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use docket_graph::{
-    Action, Arity, Completion, Conclusion, DimensionId, Element, Elements, Ending, Job, NodeId, Plan, Port,
-    Progress, State, StopReason,
+    Action, Arity, Completion, Conclusion, DimensionId, Element, Elements, Ending, FailureClass, FrameId,
+    Job, NodeId, Opener, Plan, Port, Progress, State, StopReason,
 };
 use futures_util::future::{AbortHandle, AbortRegistration};
 use rand::RngExt as _;
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::call::{Called, Origin};
 use crate::clock;
+use crate::element::{ElementIndex, ElementPath};
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
 use crate::generation::{Generation, Prepared, StepCode};
@@ -36,6 +38,8 @@ use crate::report::{
 use crate::value::Value;
 
 use frame::{Frame, Frames};
+use items::Items;
+pub(crate) use items::{ItemsStart, Reading};
 use kept::KeptNode;
 
 /// One execution: what it was asked, and how far it is.
@@ -51,6 +55,7 @@ pub(crate) struct Run {
     pub(crate) journaled: Option<Arc<Keeping>>,
     /// What is recorded of the execution; none where nothing is.
     pub(crate) record: Option<Arc<ExecutionRecord>>,
+    is_batch: bool,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
@@ -71,6 +76,8 @@ pub(crate) struct Start {
     pub(crate) journaled: Option<Arc<Keeping>>,
     /// What is recorded of the execution; none where nothing is.
     pub(crate) record: Option<Arc<ExecutionRecord>>,
+    /// What is to be done with the items of a batch.
+    pub(crate) items: Option<ItemsStart>,
 }
 
 /// What all executions of one generation share, behind one pointer: counting several up and down
@@ -79,6 +86,8 @@ pub(crate) struct Home {
     pub(crate) generation: Arc<Generation>,
     /// The permits for guest instances of the whole host.
     pub(crate) instances: Arc<Semaphore>,
+    /// As many of them as batches may have together, so that they never have all.
+    pub(crate) batches: Arc<Semaphore>,
     /// The most lanes of an execution beside the first.
     pub(crate) most_helpers: usize,
     /// Whose executions these are.
@@ -93,7 +102,9 @@ struct Board {
     /// What became of the steps that run for each element, by node; nothing of those that run once.
     tallies: Vec<Tally>,
     /// The final failures of jobs whose frames may be gone when it shows what they mean.
-    failures: Vec<(Job, Failed)>,
+    failures: Vec<Failed>,
+    /// Of a batch.
+    items: Option<Items>,
     /// How many attempts are being polled for the first time: each may end, and make others ready,
     /// at any moment.
     begun: usize,
@@ -123,6 +134,10 @@ struct Tally {
 
 /// How a job failed for good.
 struct Failed {
+    job: Job,
+    /// The item that it is of, or within.
+    item: Option<FrameId>,
+    element: ElementPath,
     failure: StepFailure,
     attempts: u32,
 }
@@ -177,6 +192,8 @@ pub(crate) struct Next<'a> {
     pub(crate) soon: bool,
     /// Whether nothing is left to do for any lane.
     pub(crate) over: bool,
+    /// Whether the lane is to let others have its thread: the reader of a batch has just been called.
+    pub(crate) yields: bool,
 }
 
 /// The values for a step's inputs, each in the arity that the step takes.
@@ -195,6 +212,8 @@ pub(crate) struct Taken<'a> {
 /// An attempt that has its permits and has begun.
 pub(crate) struct Admitted<'a> {
     pub(crate) _gate: Option<SemaphorePermit<'a>>,
+    /// Of what batches may have.
+    pub(crate) _share: Option<SemaphorePermit<'a>>,
     pub(crate) _instance: SemaphorePermit<'a>,
     pub(crate) at: Instant,
 }
@@ -223,6 +242,22 @@ impl Board {
         }
     }
 
+    fn failure(&self, root: Job) -> &Failed {
+        let failed = self.failures.iter().find(|failed| failed.job == root);
+        failed.expect("the root of a failure has failed")
+    }
+
+    /// Returns why the items of a batch ended the run, if they did.
+    fn broken(&self) -> Option<&ExecutionError> {
+        self.items.as_ref()?.broken()
+    }
+
+    /// Calls whoever reads the batch, where that is worth it.
+    fn call_reader(&mut self, now: Instant) -> bool {
+        let idle = self.ready.is_empty();
+        self.items.as_mut().is_some_and(|items| items.call_reader(now, idle))
+    }
+
     /// Returns the node of a job that has not been given up.
     fn node_mut(&mut self, plan: &Plan, job: Job) -> &mut Node {
         self.frames.node_mut(plan, job).expect("a frame ends after all of its jobs")
@@ -232,12 +267,13 @@ impl Board {
 impl Run {
     /// Returns a run that has begun: what can start at once is ready.
     pub(crate) fn begin(start: Start) -> Arc<Self> {
-        let Start { id, home, prepared, given, started_at_ms, limit, journaled, record } = start;
+        let Start { id, home, prepared, given, started_at_ms, limit, journaled, record, items } = start;
         let Prepared { plan, retries, uses, .. } = &*prepared;
         let started = clock::now();
         let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
         let key = RunKey::of(&id, &prepared, inputs);
-        let progress = Progress::new(plan, Arc::clone(retries), Elements::default());
+        let elements = items.as_ref().map_or_else(Elements::default, ItemsStart::elements);
+        let progress = Progress::new(plan, Arc::clone(retries), elements);
         let frames = Frames::new(plan, key, uses);
         let run = Arc::new(Self {
             id,
@@ -249,6 +285,7 @@ impl Run {
             limit,
             journaled,
             record,
+            is_batch: items.is_some(),
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
@@ -258,6 +295,7 @@ impl Run {
                 frames,
                 tallies: Vec::new(),
                 failures: Vec::new(),
+                items: items.map(|items| Items::new(items, started)),
                 begun: 0,
                 first_rests: false,
                 helpers: 0,
@@ -307,6 +345,9 @@ impl Run {
         if let Some((turn, called)) = ended {
             self.completed(&mut board, turn, Some(called));
         }
+        if board.call_reader(now) {
+            return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
+        }
         let taken = board.take(self.plan()).map(|turn| Taken {
             turn,
             inputs: self.inputs(&board, turn.job),
@@ -319,6 +360,7 @@ impl Run {
             spawn: self.call_for_help(&mut board, lane),
             soon: board.begun > 0,
             over: board.conclusion.is_some(),
+            yields: false,
         }
     }
 
@@ -399,8 +441,17 @@ impl Run {
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
         }
+        let share = match self.share() {
+            Some(share) => Some(share.try_acquire().ok()?),
+            None => None,
+        };
         let instance = self.home.instances.try_acquire().ok()?;
-        Some(Admitted { _gate: None, _instance: instance, at: self.began(board, turn) })
+        Some(Admitted { _gate: None, _share: share, _instance: instance, at: self.began(board, turn) })
+    }
+
+    /// Returns what an attempt needs a permit of before one for an instance: only those of a batch do.
+    pub(crate) fn share(&self) -> Option<&Semaphore> {
+        self.is_batch.then(|| &*self.home.batches)
     }
 
     /// Notes that an attempt has its permits and begins now; returns when that is.
@@ -427,9 +478,11 @@ impl Run {
             outcome: AttemptOutcome::Cancelled,
             error: None,
             usage: None,
+            element: ElementPath::default(),
         });
         let step = &self.code(turn.job.node).name;
-        self.tell(&Event::AttemptStarted { step, attempt: turn.attempt });
+        let element = &self.told_element(board, turn.job.frame);
+        self.tell(&Event::AttemptStarted { step, element, attempt: turn.attempt });
         now
     }
 
@@ -439,6 +492,8 @@ impl Run {
         let mut board = self.lock();
         board.now = called.as_ref().map_or_else(clock::now, |called| called.ended);
         self.completed(&mut board, turn, called);
+        let now = board.now;
+        board.call_reader(now);
         self.call_for_help(&mut board, Rank::Helper);
     }
 
@@ -474,7 +529,8 @@ impl Run {
         board.node_mut(self.plan(), job).outcome = Some(outcome);
         // Steps that never started are told of at the end, all together.
         if outcome != StepOutcome::NeverStarted {
-            self.tell(&Event::StepEnded { step: &self.code(job.node).name, outcome });
+            let element = &self.told_element(board, job.frame);
+            self.tell(&Event::StepEnded { step: &self.code(job.node).name, element, outcome });
         }
         match outcome {
             StepOutcome::Done | StepOutcome::Cached => board.frames.drop_used(self.plan(), job),
@@ -483,15 +539,47 @@ impl Run {
                 let failure = node.failure.as_deref().expect("a step that has failed has a failure").clone();
                 // The machine counts tries, and those in which the store failed first began nothing.
                 let none = matches!(failure, StepFailure::Store(_)) && node.attempts.is_empty();
-                board.failures.push((job, Failed { failure, attempts: if none { 0 } else { attempts } }));
+                let attempts = if none { 0 } else { attempts };
+                self.failed(board, job, failure, attempts);
             }
             StepOutcome::Cancelled | StepOutcome::NeverStarted => {}
         }
         self.give_back(board, job, outcome);
     }
 
+    /// Notes that a job has failed for good.
+    fn failed(&self, board: &mut Board, job: Job, failure: StepFailure, attempts: u32) {
+        let items = self.plan().items();
+        let item = items.and_then(|items| board.frames.places(job.frame).find(|place| place.1 == items));
+        let (item, element) = (item.map(|(frame, ..)| frame), self.element(board, job.frame));
+        board.failures.push(Failed { job, item, element, failure, attempts });
+    }
+
+    /// Returns which element a frame is of, where there is somebody to be told.
+    fn told_element(&self, board: &Board, frame: FrameId) -> ElementPath {
+        match &self.home.observer {
+            Some(_) => self.element(board, frame),
+            None => ElementPath::default(),
+        }
+    }
+
+    /// Returns which element a frame is of.
+    fn element(&self, board: &Board, frame: FrameId) -> ElementPath {
+        let element = |(_, dimension, index)| {
+            let of = match self.plan().dimension(dimension).opener {
+                Opener::Root | Opener::Items(_) => None,
+                Opener::Node(node) => Some(self.code(node).name.clone()),
+            };
+            ElementIndex { of, index }
+        };
+        let mut path: Vec<_> = board.frames.places(frame).map(element).collect();
+        path.reverse();
+        ElementPath(path.into())
+    }
+
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
         let (step, now) = (&self.code(turn.job.node).name, board.now);
+        let element = self.told_element(board, turn.job.frame);
         let node = board.node_mut(self.plan(), turn.job);
         let began = std::mem::take(&mut node.open);
         let report = if began { node.attempts.last_mut() } else { None };
@@ -515,7 +603,8 @@ impl Run {
         if began {
             let attempt = node.attempts.last().map_or(turn.attempt, |report| report.attempt);
             let failure = result.as_ref().err();
-            self.tell(&Event::AttemptEnded { step, attempt, elapsed, usage, failure });
+            let element = &element;
+            self.tell(&Event::AttemptEnded { step, element, attempt, elapsed, usage, failure });
         }
         match result {
             Ok(value) => {
@@ -577,12 +666,15 @@ impl Run {
             done += 1;
             match action {
                 Action::Open(element) => {
-                    board.frames.open(self.plan(), element, &self.prepared.uses);
+                    let Board { frames, items, .. } = &mut *board;
+                    let item = || items.as_mut().expect("only a batch has items").take_incoming();
+                    frames.open(self.plan(), element, &self.prepared.uses, item);
                 }
                 Action::Start { job, attempt, delay } => {
                     if attempt > 1 {
                         let step = &self.code(job.node).name;
-                        self.tell(&Event::RetryScheduled { step, attempt, delay });
+                        let element = &self.told_element(board, job.frame);
+                        self.tell(&Event::RetryScheduled { step, element, attempt, delay });
                     }
                     board.ready.push_back(Turn { job, attempt, delay });
                 }
@@ -611,6 +703,10 @@ impl Run {
             let last = self.plan().dimension(element.dimension).stages - 1;
             board.frames.gather(self.plan(), element, last);
         }
+        if Some(element.dimension) == self.plan().items() {
+            self.item_ended(board, element, how);
+        }
+        let path = if done { ElementPath::default() } else { self.element(board, element.frame) };
         let frame = board.frames.end(self.plan(), element, done);
         if board.tallies.is_empty() {
             board.tallies.resize_with(self.plan().len(), Tally::default);
@@ -621,6 +717,7 @@ impl Run {
             tally.counts.add(outcome);
             if outcome == StepOutcome::Failed && tally.attempts.is_empty() {
                 tally.attempts = ended.attempts;
+                tally.attempts.iter_mut().for_each(|attempt| attempt.element = path.clone());
             }
         }
     }
@@ -630,13 +727,17 @@ impl Run {
         for (node, _) in self.plan().nodes() {
             if self.outcome_of_step(board, node) == StepOutcome::NeverStarted {
                 let outcome = StepOutcome::NeverStarted;
-                self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
+                let element = &ElementPath::default();
+                self.tell(&Event::StepEnded { step: &self.code(node).name, element, outcome });
             }
         }
         let error = self.error(board, conclusion);
         board.conclusion = Some(conclusion);
         self.tell(&Event::ExecutionEnded { elapsed: board.elapsed, error: error.as_ref() });
         self.changed.notify_one();
+        if let Some(items) = &mut board.items {
+            items.wake(board.now);
+        }
     }
 
     /// Returns whether nothing is left to do.
@@ -644,16 +745,18 @@ impl Run {
         self.lock().conclusion.is_some()
     }
 
-    /// Returns the result and the report of a run that is over.
-    pub(crate) fn outcome(&self) -> (Result<Arc<Value>, ExecutionError>, Report) {
+    /// Returns the result and the report of a run that is over; no result where each item had its own.
+    pub(crate) fn outcome(&self) -> (Result<Option<Arc<Value>>, ExecutionError>, Report) {
         let mut board = self.lock();
         let conclusion = board.conclusion.expect("asked once the run is over");
         let result = match self.error(&board, conclusion) {
             Some(error) => Err(error),
-            None => Ok(board.frames.result(self.plan(), &self.given)),
+            None if self.items_have_results() => Ok(None),
+            None => Ok(Some(board.frames.result(self.plan(), &self.given))),
         };
         let outcome = match conclusion {
             Conclusion::Done => ExecutionOutcome::Done,
+            Conclusion::Stopped(_) if board.broken().is_some() => ExecutionOutcome::Failed,
             Conclusion::Failed { .. } => ExecutionOutcome::Failed,
             Conclusion::Aborted { .. } => ExecutionOutcome::Aborted,
             Conclusion::Stopped(StopReason::Cancelled) => ExecutionOutcome::Cancelled,
@@ -713,22 +816,23 @@ impl Run {
     }
 
     fn error(&self, board: &Board, conclusion: Conclusion) -> Option<ExecutionError> {
-        let root = |root: Job| {
-            let failed = board.failures.iter().find(|(job, _)| *job == root);
-            let (_, Failed { failure, attempts }) = failed.expect("the root of a failure has failed");
-            (self.code(root.node).name.clone(), failure.clone(), *attempts)
-        };
         match conclusion {
             Conclusion::Done => None,
-            Conclusion::Failed { root: job } => {
-                let (step, source, attempts) = root(job);
-                Some(ExecutionError::Failed { step, attempts, source })
+            Conclusion::Failed { root } | Conclusion::Aborted { root } => Some(self.error_of(board, root)),
+            Conclusion::Stopped(reason) => {
+                let broken = board.broken().cloned();
+                Some(broken.unwrap_or_else(|| ExecutionError::stopped(reason, self.limit)))
             }
-            Conclusion::Aborted { root: job } => {
-                let (step, source, _) = root(job);
-                Some(ExecutionError::Aborted { step, source })
-            }
-            Conclusion::Stopped(reason) => Some(ExecutionError::stopped(reason, self.limit)),
+        }
+    }
+
+    /// Returns the error of whatever ended by the failure of this job.
+    fn error_of(&self, board: &Board, root: Job) -> ExecutionError {
+        let Failed { element, failure, attempts, .. } = board.failure(root);
+        let (step, element, source) = (self.code(root.node).name.clone(), element.clone(), failure.clone());
+        match source.class() {
+            FailureClass::Abort => ExecutionError::Aborted { step, element, source },
+            _ => ExecutionError::Failed { step, element, attempts: *attempts, source },
         }
     }
 
@@ -754,8 +858,9 @@ impl Lines for Run {
             // Written in the rest of its time slice by a guest whose run was abandoned.
             return;
         }
-        let step = &self.code(writer.node).name;
-        self.tell(&Event::Output { step, attempt: writer.attempt, stream, line });
+        let Writer { job, attempt } = writer;
+        let element = &self.told_element(&board, job.frame);
+        self.tell(&Event::Output { step: &self.code(job.node).name, element, attempt, stream, line });
     }
 }
 

@@ -257,6 +257,9 @@ impl Place<'_> {
                 helpers.spawn(run);
             }
             let Some(taken) = next.taken else {
+                if next.yields {
+                    return Some(Pace::Yield);
+                }
                 if next.soon && idle && watch(run) {
                     now = clock::now();
                     continue;

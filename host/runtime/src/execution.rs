@@ -33,7 +33,7 @@ use crate::options::{HostOptions, OnStoreError};
 use crate::outcome::Outcome;
 use crate::report::{ExecutionOutcome, Report, StepOutcome};
 use crate::request::{Request, RequestError};
-use crate::stored::{self, StoredRequest};
+use crate::stored::{self, StoredBatch, StoredRequest};
 use crate::value::Value;
 
 /// How often a caller that waits for another process's execution looks whether it has ended; a
@@ -74,18 +74,43 @@ impl Shared {
         self.keeping.get_or_try_init(parts).await
     }
 
-    fn loading(&self) -> Loading<'_> {
+    pub(crate) fn loading(&self) -> Loading<'_> {
         let Self { options, artifacts, plain, connector, compiling, .. } = self;
         Loading { options, artifacts, plain, connector, compiling: &**compiling }
     }
 
     /// Returns a home for a generation beside the live one: it shares all but the modules.
-    fn home_of(&self, generation: Generation) -> Arc<Home> {
-        let Home { generation: _, instances, most_helpers, tenant, observer } = &*self.home;
-        let (instances, observer): (Arc<Semaphore>, Option<Arc<dyn Observer>>) =
-            (Arc::clone(instances), observer.clone());
+    pub(crate) fn home_of(&self, generation: Generation) -> Arc<Home> {
+        let Home { generation: _, instances, batches, most_helpers, tenant, observer } = &*self.home;
+        let (instances, batches): (Arc<Semaphore>, Arc<Semaphore>) =
+            (Arc::clone(instances), Arc::clone(batches));
         let (most_helpers, tenant) = (*most_helpers, Arc::clone(tenant));
-        Arc::new(Home { generation: Arc::new(generation), instances, most_helpers, tenant, observer })
+        let observer: Option<Arc<dyn Observer>> = observer.clone();
+        let generation = Arc::new(generation);
+        Arc::new(Home { generation, instances, batches, most_helpers, tenant, observer })
+    }
+
+    /// Returns the home of the modules, by name and digest, that a recorded execution began with.
+    pub(crate) async fn home_with(
+        &self,
+        id: &ExecutionId,
+        keeping: &Keeping,
+        modules: &[(String, String)],
+    ) -> Result<Arc<Home>, RequestError> {
+        if self.home.generation.has_modules(modules.iter().map(|(_, digest)| digest.as_str())) {
+            return Ok(Arc::clone(&self.home));
+        }
+        let mut sources = Vec::new();
+        for (name, digest) in modules {
+            let bytes = keeping.journal.module(digest).await?;
+            let gone =
+                || RequestError::NoModule { id: id.clone(), module: name.clone(), digest: digest.clone() };
+            sources.push(ModuleSource::new(name.as_str(), &bytes.ok_or_else(gone)?[..]));
+        }
+        let generation = self.loading().generation(&sources).await;
+        Ok(self.home_of(
+            generation.map_err(|LoadErrors(faults)| RequestError::Load(Arc::new(LoadErrors(faults))))?,
+        ))
     }
 
     /// Accepts a request.
@@ -111,18 +136,23 @@ impl Shared {
         let now = clock::unix_millis(clock::wall());
         let mut accepted =
             accepted(&self.home, target?, ports, given, started_at.map_or(now, clock::unix_millis))?;
-        if accepted.prepared.keeps && self.open_store.is_none() {
-            let generation = &self.home.generation;
-            let kept =
-                accepted.prepared.plan.nodes().find(|(_, step)| generation.persistence(*step).is_some());
-            let step = kept.map(|(_, step)| self.home.generation.graph().step(step).name.clone());
-            return Err(RequestError::NoStore { step });
-        }
+        self.has_store_for(&accepted.prepared)?;
         let id = execution_id.unwrap_or_else(|| {
             accepted.recorded = accepted.recorded_under_new_id();
             ExecutionId::at(now)
         });
         Ok((id, accepted))
+    }
+
+    /// Refuses a plan of which a step keeps its results, where there is no store.
+    pub(crate) fn has_store_for(&self, prepared: &Prepared) -> Result<(), RequestError> {
+        if !prepared.keeps || self.open_store.is_some() {
+            return Ok(());
+        }
+        let generation = &self.home.generation;
+        let kept = prepared.plan.nodes().find(|(_, step)| generation.persistence(*step).is_some());
+        let step = kept.map(|(_, step)| generation.graph().step(step).name.clone());
+        Err(RequestError::NoStore { step })
     }
 
     /// Returns the execution of this id, to be gone on with.
@@ -175,17 +205,13 @@ impl Accepted {
             started_at_ms: self.started_at_ms,
             modules: modules.map(|(facts, _)| (facts.name.to_string(), facts.digest.to_string())).collect(),
             settings: options.settings.clone(),
+            batch: None,
         }
     }
 
     /// Returns how each step of the plan is kept; none where it is not.
     fn keeps(&self) -> impl Iterator<Item = Option<&Keep>> {
         self.prepared.plan.nodes().map(|(_, step)| self.home.generation.code(step).keep.as_deref())
-    }
-
-    /// Returns whether every kept step of the plan is to run even where there is no store.
-    fn runs_without_store(&self) -> bool {
-        self.keeps().flatten().all(|keep| keep.on_store_error == OnStoreError::Run)
     }
 
     /// Returns when the execution is recorded where nobody else has its id. A step that is not kept starts
@@ -195,20 +221,38 @@ impl Accepted {
         if self.keeps().all(waits) { Recorded::WithFirstStart } else { Recorded::AtOnce }
     }
 
+    fn runs_without_store(&self) -> bool {
+        runs_without_store(&self.home, &self.prepared)
+    }
+
     /// Returns a hash of what is asked: the target and the inputs, in the order of their ports.
     fn digest(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        frame(&mut hash, self.target.to_string().as_bytes());
-        let mut inputs: Vec<_> = self.ports.iter().zip(&self.given).collect();
-        inputs.sort_by_key(|(port, _)| *port);
-        for (port, value) in inputs {
-            frame(&mut hash, port.to_string().as_bytes());
-            frame(&mut hash, &[u8::from(value.arity() == Arity::Many)]);
-            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
-            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
-        }
-        hash.finalize().into()
+        digest_of(&self.target, self.ports.iter().zip(&self.given)).finalize().into()
     }
+}
+
+/// Returns whether every kept step of the plan is to run even where there is no store.
+pub(crate) fn runs_without_store(home: &Home, prepared: &Prepared) -> bool {
+    let codes = prepared.plan.nodes().map(|(_, step)| home.generation.code(step));
+    codes.filter_map(|code| code.keep.as_ref()).all(|keep| keep.on_store_error == OnStoreError::Run)
+}
+
+/// Begins a hash of what is asked.
+pub(crate) fn digest_of<'a>(
+    target: &Port,
+    inputs: impl Iterator<Item = (&'a Port, &'a Arc<Value>)>,
+) -> Sha256 {
+    let mut hash = Sha256::new();
+    frame(&mut hash, target.to_string().as_bytes());
+    let mut inputs: Vec<_> = inputs.collect();
+    inputs.sort_by_key(|(port, _)| *port);
+    for (port, value) in inputs {
+        frame(&mut hash, port.to_string().as_bytes());
+        frame(&mut hash, &[u8::from(value.arity() == Arity::Many)]);
+        frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+        value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+    }
+    hash
 }
 
 /// An accepted request. Runs while [`Execution::outcome`] is awaited.
@@ -232,6 +276,10 @@ enum What {
 pub struct Canceller(CancellationToken);
 
 impl Canceller {
+    pub(crate) fn new(token: CancellationToken) -> Self {
+        Self(token)
+    }
+
     /// Stops the execution, unless it is over: nothing new starts, what runs is stopped, and the
     /// outcome is [`ExecutionError::Cancelled`].
     pub fn cancel(&self) {
@@ -317,11 +365,11 @@ enum Carried {
 }
 
 /// An execution under way.
-struct Begun<'a> {
-    id: ExecutionId,
-    limit: Option<Duration>,
-    host: &'a Arc<Shared>,
-    cancelled: Option<CancellationToken>,
+pub(crate) struct Begun<'a> {
+    pub(crate) id: ExecutionId,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) host: &'a Arc<Shared>,
+    pub(crate) cancelled: Option<CancellationToken>,
 }
 
 impl Begun<'_> {
@@ -335,7 +383,8 @@ impl Begun<'_> {
         let Accepted { home, prepared, given, started_at_ms, .. } = accepted;
         let (id, limit) = (id.clone(), *limit);
         let lost = record.as_deref().map(ExecutionRecord::lost);
-        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, record });
+        let start = Start { id, home, prepared, given, started_at_ms, limit, journaled, record, items: None };
+        let run = Run::begin(start);
         let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
         let stops = Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown };
         pin!(drive(&run, stops)).await;
@@ -344,6 +393,7 @@ impl Begun<'_> {
             let _ = ending.await;
         }
         let (result, report) = run.outcome();
+        let result = result.map(|value| value.expect("only the items of a batch have results of their own"));
         Outcome { result, report }
     }
 
@@ -426,9 +476,7 @@ impl Begun<'_> {
     }
 
     async fn open(&self, keeping: &Arc<Keeping>, accepted: &Accepted) -> Result<Way, RequestError> {
-        for (facts, file) in accepted.home.generation.modules_of(&accepted.prepared.plan) {
-            keeping.keep_module(&facts.digest.to_string(), file).await?;
-        }
+        keep_modules(keeping, &accepted.home, &accepted.prepared).await?;
         let stored = accepted.stored(&self.host.options);
         let new = NewExecution {
             tenant: Arc::clone(&keeping.tenant),
@@ -448,27 +496,12 @@ impl Begun<'_> {
     /// Goes on with a recorded execution, with the modules that it began with.
     async fn go_on(&self, keeping: &Arc<Keeping>, held: Held, entry: Entry) -> Result<Carried, RequestError> {
         let held = HeldExecution::recorded(keeping, held);
-        let StoredRequest { target, inputs, started_at_ms, modules, .. } =
+        let StoredRequest { target, inputs, started_at_ms, modules, batch, .. } =
             StoredRequest::decode(entry.request)?;
-        let live = &self.host.home;
-        let home = if live.generation.has_modules(modules.iter().map(|(_, digest)| digest.as_str())) {
-            Arc::clone(live)
-        } else {
-            let mut sources = Vec::new();
-            for (name, digest) in &modules {
-                let bytes = keeping.journal.module(digest).await?;
-                let bytes = bytes.ok_or_else(|| RequestError::NoModule {
-                    id: self.id.clone(),
-                    module: name.clone(),
-                    digest: digest.clone(),
-                })?;
-                sources.push(ModuleSource::new(name.as_str(), &bytes[..]));
-            }
-            let generation = self.host.loading().generation(&sources).await;
-            self.host.home_of(
-                generation.map_err(|LoadErrors(faults)| RequestError::Load(Arc::new(LoadErrors(faults))))?,
-            )
-        };
+        if let Some(StoredBatch { source, .. }) = batch {
+            return Err(RequestError::Batch { id: self.id.clone(), items: source });
+        }
+        let home = self.host.home_with(&self.id, keeping, &modules).await?;
         let (ports, given) = inputs.into_iter().unzip();
         let accepted = accepted(&home, target, ports, given, started_at_ms)?;
         Ok(self.carry_out(accepted, held).await)
@@ -487,13 +520,7 @@ impl Begun<'_> {
             return Carried::Lost(outcome);
         }
         let ending = Ending {
-            status: match outcome.report.outcome {
-                ExecutionOutcome::Done => Status::Done,
-                ExecutionOutcome::Failed | ExecutionOutcome::Aborted => Status::Failed,
-                ExecutionOutcome::DeadlineExceeded
-                | ExecutionOutcome::Cancelled
-                | ExecutionOutcome::Shutdown => Status::Interrupted,
-            },
+            status: status_of(outcome.report.outcome),
             outcome: stored::encode_outcome(&outcome),
             detail: detail(&stored, outcome.report.error.as_deref()),
             steps: notes(&home.generation, &outcome.report),
@@ -504,7 +531,12 @@ impl Begun<'_> {
 
     /// Waits until another process's execution has changed; returns what stopped the waiting, if
     /// anything did.
-    async fn wait(&self, keeping: &Keeping, entry: &Entry, until: Option<Instant>) -> Option<ExecutionError> {
+    pub(crate) async fn wait(
+        &self,
+        keeping: &Keeping,
+        entry: &Entry,
+        until: Option<Instant>,
+    ) -> Option<ExecutionError> {
         let key = format!("{}/{}", keeping.tenant, entry.id);
         let key = RecordKey::parse(&key).expect("the record was just read under this key");
         let cancelled = async {
@@ -525,16 +557,43 @@ impl Begun<'_> {
     }
 }
 
+/// Makes sure that the store has the modules of a plan.
+pub(crate) async fn keep_modules(
+    keeping: &Keeping,
+    home: &Home,
+    prepared: &Prepared,
+) -> Result<(), RequestError> {
+    for (facts, file) in home.generation.modules_of(&prepared.plan) {
+        keeping.keep_module(&facts.digest.to_string(), file).await?;
+    }
+    Ok(())
+}
+
 /// Returns what came of an execution that is over.
 fn recorded(id: &ExecutionId, entry: Entry) -> Result<Outcome, RequestError> {
+    let stored = StoredRequest::decode(entry.request.clone())?;
+    if let Some(StoredBatch { source, .. }) = stored.batch {
+        return Err(RequestError::Batch { id: id.clone(), items: source });
+    }
     if entry.outcome.is_empty() {
         return Ok(unfinished(id, &entry, ExecutionError::Cancelled));
     }
     Ok(stored::decode_outcome(entry.outcome)?)
 }
 
+/// Returns what the record of an execution that has ended says of it.
+pub(crate) fn status_of(outcome: ExecutionOutcome) -> Status {
+    match outcome {
+        ExecutionOutcome::Done => Status::Done,
+        ExecutionOutcome::Failed | ExecutionOutcome::Aborted => Status::Failed,
+        ExecutionOutcome::DeadlineExceeded | ExecutionOutcome::Cancelled | ExecutionOutcome::Shutdown => {
+            Status::Interrupted
+        }
+    }
+}
+
 /// Returns the outcome of an execution of which only the record is known.
-fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome {
+pub(crate) fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome {
     let stored = StoredRequest::decode(entry.request.clone()).ok();
     let target = stored.as_ref().map(|stored| stored.target.clone());
     let report = Report {
@@ -554,7 +613,7 @@ fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome
 }
 
 /// Returns what people see of an execution in its record.
-fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
+pub(crate) fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
     let digests: Vec<&str> = stored.modules.iter().map(|(_, digest)| digest.as_str()).collect();
     let mut detail = serde_json::json!({ "target": stored.target, "modules": digests });
     if let Some(error) = error {
@@ -564,7 +623,7 @@ fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
 }
 
 /// Returns the notes of the steps whose results are kept.
-fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
+pub(crate) fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
     let note = |step: &crate::report::StepReport| {
         let key = step.key.as_ref()?;
         let (status, how) = match step.outcome {
@@ -588,7 +647,12 @@ fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
 /// Checks what the caller gives before anything runs: each message is what its port says, and a
 /// list is given only where lists are taken. Where keys will be made of the messages, they are put
 /// into canonical form.
-fn check(graph: &Graph, ports: &[Port], given: &mut [Arc<Value>], keeps: bool) -> Result<(), RequestError> {
+pub(crate) fn check(
+    graph: &Graph,
+    ports: &[Port],
+    given: &mut [Arc<Value>],
+    keeps: bool,
+) -> Result<(), RequestError> {
     for (port, value) in ports.iter().zip(given) {
         let id = graph.find_port(port).expect("the plan knows every given port");
         let fault = if keeps {

@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::time::Duration;
 
-use docket_graph::{Arity, FailureClass, StepName, StopReason, WireFault};
+use docket_graph::{Arity, FailureClass, Port, StepName, StopReason, WireFault};
 
+use crate::element::ElementPath;
 use crate::http::HttpLimit;
 
 /// Why an attempt failed.
@@ -246,22 +247,44 @@ impl StepFailure {
 #[non_exhaustive]
 pub enum ExecutionError {
     /// A step failed and was not, or not again, retried.
-    #[error("step `{step}` failed{}", after(*attempts, source))]
+    #[error("step `{step}` failed{}{}", of(element), after(*attempts, source))]
     Failed {
         /// The step that failed first.
         step: StepName,
+        /// For which element.
+        element: ElementPath,
         /// The attempts that it really made.
         attempts: u32,
         /// What the last of them ended with.
         source: StepFailure,
     },
     /// A step asked for the whole execution to stop.
-    #[error("step `{step}` aborted the execution")]
+    #[error("step `{step}` aborted the execution{}", of(element))]
     Aborted {
         /// The step that aborted.
         step: StepName,
+        /// For which element.
+        element: ElementPath,
         /// What it said.
         source: StepFailure,
+    },
+    /// An item of a batch is not what its port says.
+    #[error("item {index} is not a message for `{port}`: {fault}")]
+    Item {
+        /// Its position among all items, from 0.
+        index: u64,
+        /// The port.
+        port: Port,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The items of a batch could not be read to their end.
+    #[error("the items cannot be read after the first {read}: {fault}")]
+    Items {
+        /// How many were read before.
+        read: u64,
+        /// Why no more were.
+        fault: String,
     },
     /// The execution took longer than its deadline.
     #[error("the execution passed its deadline of {}", humane(*limit))]
@@ -283,6 +306,10 @@ pub enum ExecutionError {
         /// Why there is no result.
         message: String,
     },
+}
+
+fn of(element: &ElementPath) -> String {
+    if element.is_empty() { String::new() } else { format!(" for {element}") }
 }
 
 fn after(attempts: u32, source: &StepFailure) -> String {
@@ -341,6 +368,7 @@ impl ExecutionError {
                 ..
             } => ErrorKind::Unavailable,
             ExecutionError::Recorded { kind, .. } => *kind,
+            ExecutionError::Item { .. } | ExecutionError::Items { .. } => ErrorKind::Invalid,
             ExecutionError::Failed { .. } | ExecutionError::Aborted { .. } => ErrorKind::Guest,
             ExecutionError::Deadline { .. } | ExecutionError::Cancelled => ErrorKind::Cancelled,
             ExecutionError::Shutdown => ErrorKind::Unavailable,
@@ -507,10 +535,18 @@ mod tests {
     #[test]
     fn every_error_of_an_execution_says_what_and_who_must_act() {
         let step = StepName::parse("FetchProfile").unwrap();
-        let failed = |attempts, source| ExecutionError::Failed { step: step.clone(), attempts, source };
+        let failed = |attempts, source| ExecutionError::Failed {
+            step: step.clone(),
+            element: ElementPath::default(),
+            attempts,
+            source,
+        };
         let permanent = || reported(FailureClass::Permanent, None);
-        let aborted =
-            ExecutionError::Aborted { step: step.clone(), source: reported(FailureClass::Abort, None) };
+        let aborted = ExecutionError::Aborted {
+            step: step.clone(),
+            element: ElementPath::default(),
+            source: reported(FailureClass::Abort, None),
+        };
         let limit = Some(Duration::from_millis(250));
         let cases = [
             (failed(1, permanent()), ErrorKind::Guest, "step `FetchProfile` failed after 1 attempt"),

@@ -267,16 +267,30 @@ impl Generation {
         let key = known.is_none().then(|| given.clone());
         let target = given.pop().expect("pushed just above");
         let Some(key) = key else { return Ok(known.expect("there is a key where no plan is known")) };
-        let plan = Plan::of(&self.graph, &target, given)?;
-        let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
-        let keeps = plan.nodes().any(|(_, step)| self.code(step).keep.is_some());
-        let prepared = Arc::new(Prepared::new(plan, given, retries, keeps));
+        let prepared = Arc::new(self.prepare(Plan::of(&self.graph, &target, given)?, given));
         let mut plans = self.plans();
         if plans.len() >= KNOWN_PLANS {
             plans.clear();
         }
         plans.insert(key, Arc::clone(&prepared));
         Ok(prepared)
+    }
+
+    /// Returns the plan for a target and the given ports, of which the one at this position comes as items.
+    pub(crate) fn plan_items(
+        &self,
+        target: &Port,
+        given: &[Port],
+        items: usize,
+    ) -> Result<Arc<Prepared>, PlanErrors> {
+        let plan = Plan::of_items(&self.graph, target, given, items)?;
+        Ok(Arc::new(self.prepare(plan, given)))
+    }
+
+    fn prepare(&self, plan: Plan, given: &[Port]) -> Prepared {
+        let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
+        let keeps = plan.nodes().any(|(_, step)| self.code(step).keep.is_some());
+        Prepared::new(plan, given, retries, keeps)
     }
 
     fn plans(&self) -> MutexGuard<'_, HashMap<Vec<Port>, Arc<Prepared>>> {

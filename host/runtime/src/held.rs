@@ -45,7 +45,7 @@ enum State {
     /// It is not written yet.
     Draft(Draft),
     /// It is written, and its lease is renewed.
-    Held { held: Arc<AsyncMutex<Held>>, _lease: Lease },
+    Held { held: Arc<AsyncMutex<Held>>, lease: Lease },
     /// The execution is over.
     Over,
 }
@@ -71,6 +71,19 @@ impl HeldExecution {
 
     pub(crate) fn record(&self) -> &Arc<ExecutionRecord> {
         &self.record
+    }
+
+    /// Notes how far the execution has come, unless it is not recorded yet or is over.
+    ///
+    /// # Errors
+    /// As [`docket_store::Journal::note_progress`].
+    pub(crate) async fn note_progress(&self, progress: Bytes, detail: Arc<str>) -> Result<(), StoreError> {
+        let state = self.record.state.lock().await;
+        let State::Held { held, lease } = &*state else { return Ok(()) };
+        let keeping = &self.record.keeping;
+        keeping.journal.note_progress(&mut *held.lock().await, progress, detail).await?;
+        lease.renewed();
+        Ok(())
     }
 
     /// Records how the execution ended. Nobody waits for a store that takes its time: where this process
@@ -168,7 +181,7 @@ impl State {
     fn held(keeping: &Keeping, held: Held, lost: &CancellationToken) -> Self {
         let held = Arc::new(AsyncMutex::new(held));
         let lease = keeping.lease_of(&held, lost.clone());
-        Self::Held { held, _lease: lease }
+        Self::Held { held, lease }
     }
 }
 

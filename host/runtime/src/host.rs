@@ -6,13 +6,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use docket_graph::{Graph, Plan, PlanErrors, Port, StepName};
 use docket_store::{Store, StoreError};
+use futures_util::stream::Stream;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::{ArtifactError, ArtifactStore};
+use crate::batch::{Batch, BatchRequest};
 use crate::board::Home;
 use crate::clock;
 use crate::engine::{MOST_INSTANCES, Metering};
@@ -21,6 +24,7 @@ use crate::execution_id::ExecutionId;
 use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
 use crate::http::{Connector, HttpOptionsError};
+use crate::items::ItemsError;
 use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
@@ -73,6 +77,10 @@ fn is_tenant(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=LONGEST_TENANT).contains(&text.len()) && text.bytes().all(plain)
 }
+
+/// One of so many permits for instances is never a batch's: an execution beside batches whose items take long does not wait
+/// for one of them to end.
+const SPARED_BY_BATCHES: usize = 8;
 
 /// Is told the name of a module that is about to be compiled.
 type OnCompile = Box<dyn Fn(&str) + Send + Sync>;
@@ -173,10 +181,12 @@ impl HostBuilder {
         };
         let generation = Arc::new(loading.generation(&modules).await?);
         let instances = Arc::new(Semaphore::new(options.max_instances));
+        let spared = options.max_instances.div_ceil(SPARED_BY_BATCHES).min(options.max_instances - 1);
+        let batches = Arc::new(Semaphore::new(options.max_instances - spared));
         let most_helpers = options.lanes.saturating_sub(1);
         let tenant = options.tenant.as_str().into();
         let host = Shared {
-            home: Arc::new(Home { generation, instances, most_helpers, tenant, observer }),
+            home: Arc::new(Home { generation, instances, batches, most_helpers, tenant, observer }),
             executions: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             options,
@@ -274,6 +284,22 @@ impl Host {
     /// As [`Host::execute`].
     pub fn start(&self, request: Request) -> Result<Execution, RequestError> {
         self.0.accept(request)
+    }
+
+    /// Accepts a batch: one request for each of many items, or for all of them together, by one engine and as one execution.
+    /// Nothing of it runs before its outcomes are awaited.
+    ///
+    /// A batch does not starve others. Its attempts share the permits of this host with all executions, in the order of asking,
+    /// and all batches together never have the last eighth of them; it has no more under way than it has places
+    /// ([`BatchRequest::max_concurrency`]), and a guest that computes lets others have its thread every 10 ms.
+    ///
+    /// # Errors
+    /// Where the request does not fit the graph; nothing has run then.
+    pub fn batch<S>(&self, request: BatchRequest, items: S) -> Result<Batch, RequestError>
+    where
+        S: Stream<Item = Result<Bytes, ItemsError>> + Send + 'static,
+    {
+        self.0.accept_batch(request, items)
     }
 
     /// Returns the journaled execution of this id, to be gone on with: with the request and the modules

@@ -268,6 +268,13 @@ pub(crate) struct Lease {
     lost: CancellationToken,
 }
 
+impl Lease {
+    /// Notes that what it is of has just been written, which renews it.
+    pub(crate) fn renewed(&self) {
+        self.leases.renewed(self.id);
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.leases.lock().remove(&self.id);

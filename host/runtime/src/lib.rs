@@ -13,6 +13,7 @@ mod value;
 mod guest_clock;
 mod guest_log;
 mod execution_id;
+mod element;
 mod failure;
 mod bindings;
 mod files;
@@ -27,6 +28,7 @@ mod generation;
 mod report;
 mod outcome;
 mod observer;
+mod items;
 mod stored;
 mod flight;
 mod key;
@@ -38,13 +40,16 @@ mod turn;
 mod drive;
 mod request;
 mod execution;
+mod batch;
 mod forecast;
 mod host;
 mod inspection;
 
 pub use artifact::ArtifactError;
+pub use batch::{Batch, BatchOutcome, BatchRequest};
 pub use call::{DESCRIBE_TIMEOUT, Usage};
 pub use digest::Digest;
+pub use element::{ElementIndex, ElementPath};
 pub use engine::{EpochTicker, Metering, PoolSize, TICK, config as engine_config};
 pub use execution::{Canceller, Execution};
 pub use execution_id::{ExecutionId, ExecutionIdError};
@@ -63,6 +68,7 @@ pub use http::{
     HttpRuleError, Resolve, SecretError, SecretName, SecretSource,
 };
 pub use inspection::Inspection;
+pub use items::{BatchProgress, ItemCounts, ItemOutcome, ItemSource, ItemsError};
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};
 pub use options::{
@@ -75,5 +81,5 @@ pub use report::{
     AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
 };
 pub use request::{Request, RequestError};
-pub use stored::{StoredError, StoredRequest, decode_outcome, decode_value};
+pub use stored::{StoredBatch, StoredError, StoredRequest, decode_outcome, decode_value};
 pub use value::{Payload, Value};

@@ -43,12 +43,12 @@ fn spread() -> [u8; 32] {
     key
 }
 
-fn kept(scope: Scope) -> HostOptions {
+pub(crate) fn kept(scope: Scope) -> HostOptions {
     let persistence = Some(Keeping::On(Persistence { scope, ttl: None }));
     HostOptions { defaults: StepOptions { persistence, ..StepOptions::default() }, ..options() }
 }
 
-fn host(runtime: &tokio::runtime::Runtime, options: HostOptions, store: Arc<dyn Store>) -> Host {
+pub(crate) fn host(runtime: &tokio::runtime::Runtime, options: HostOptions, store: Arc<dyn Store>) -> Host {
     let builder = Host::builder().options(options).store(store).module("bench_echo", fixture("bench_echo"));
     runtime.block_on(builder.build()).expect("a host")
 }
@@ -163,7 +163,7 @@ fn settled(
 }
 
 /// Compares rates of durable work with both floors.
-fn rows(
+pub(crate) fn rows(
     runtime: &tokio::runtime::Runtime,
     what: [&'static str; 3],
     records: usize,
@@ -201,7 +201,7 @@ fn rows(
     ]
 }
 
-fn sled() -> (tempfile::TempDir, Arc<dyn Store>) {
+pub(crate) fn sled() -> (tempfile::TempDir, Arc<dyn Store>) {
     let dir = tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory");
     let store = Arc::new(SledStore::open(dir.path()).expect("a store"));
     (dir, store)

@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads clocks")]
 
+mod batches;
 mod durable;
 mod raw;
 
@@ -53,12 +54,15 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--loop-commits") {
         return durable::endless_commits();
     }
+    if arguments.iter().any(|argument| argument == "--loop-items") {
+        return batches::endless();
+    }
     if arguments.iter().any(|argument| argument == "--loop-raw") {
         return endless_raw();
     }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let measurements: [Measurement; 8] = [
+    let measurements: [Measurement; 11] = [
         ("step", one_step),
         ("flight", many_in_flight),
         ("graph", large_graph),
@@ -67,6 +71,9 @@ fn main() {
         ("durable", durable::durable),
         ("wide", durable::durable_graph),
         ("hit", durable::hits),
+        ("items", batches::items),
+        ("aggregate", batches::aggregate),
+        ("keeping", batches::kept_items),
     ];
     println!("{:<66} {:>12} {:>12} {:>7}  goal", "what", "docket", "floor", "ratio");
     for (name, measure) in measurements {

@@ -180,7 +180,7 @@ fn ending(outcome: &Outcome) -> Ending {
     let index = |step: &StepName| step.as_str()[1..].parse().unwrap();
     match &outcome.result {
         Ok(_) => Ending::Done,
-        Err(ExecutionError::Failed { step, attempts, source }) => {
+        Err(ExecutionError::Failed { step, attempts, source, .. }) => {
             Ending::Failed { root: index(step), class: source.class(), attempts: *attempts }
         }
         Err(ExecutionError::Aborted { step, .. }) => Ending::Aborted { root: index(step) },

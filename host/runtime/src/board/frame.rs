@@ -77,26 +77,63 @@ impl Frames {
         Some(&mut self.get_mut(job.frame)?.nodes[plan.position(job.node)])
     }
 
-    /// Makes room for the values of an element of a list that a node has given.
-    pub(super) fn open(&mut self, plan: &Plan, element: Element, uses: &[u32]) {
+    /// Makes room for the values of an element: of a list that a node has given, or of the items, of which it is given with
+    /// its position among all.
+    pub(super) fn open(
+        &mut self,
+        plan: &Plan,
+        element: Element,
+        uses: &[u32],
+        item: impl FnOnce() -> (Payload, u64),
+    ) {
         let Element { frame, parent, dimension, index } = element;
-        let Opener::Node(opener) = plan.dimension(dimension).opener else {
-            unreachable!("items are refused before anything runs")
-        };
         let around = self.frame(parent);
-        let list =
-            around.nodes[plan.position(opener)].value.as_ref().expect("a list has elements once it is there");
-        let at =
-            usize::try_from(index).expect("a list in memory has fewer elements than there are addresses");
-        let payload = list.payloads()[at].clone();
+        let (payload, place) = match plan.dimension(dimension).opener {
+            Opener::Root => unreachable!("what runs once has no elements"),
+            Opener::Items(_) => item(),
+            Opener::Node(opener) => {
+                let list = around.nodes[plan.position(opener)].value.as_ref();
+                let list = list.expect("a list has elements once it is there");
+                let at = usize::try_from(index);
+                let at = at.expect("a list in memory has fewer elements than there are addresses");
+                (list.payloads()[at].clone(), index)
+            }
+        };
         let key = around.key.of_element(&payload);
         let mut opened = Frame::new(plan, frame, dimension, key, uses);
-        opened.place = Some((parent, index));
+        opened.place = Some((parent, place));
         opened.element = Some(Arc::new(Value::One(payload)));
         if self.slots.len() <= frame.slot() {
             self.slots.resize_with(frame.slot() + 1, || None);
         }
         self.slots[frame.slot()] = Some(opened);
+    }
+
+    /// Returns the position of an element in its list, or of an item among all that were read.
+    pub(super) fn index(&self, id: FrameId) -> u64 {
+        self.frame(id).place.map_or(0, |(_, index)| index)
+    }
+
+    /// Returns the frames around a frame and itself, without what runs once, from the inmost: the dimension of each, and
+    /// its index.
+    pub(super) fn places(&self, id: FrameId) -> impl Iterator<Item = (FrameId, DimensionId, u64)> {
+        let place =
+            |frame: &Frame| frame.place.map(|(parent, index)| (parent, (frame.id, frame.dimension, index)));
+        let first = self.get(id).and_then(place);
+        std::iter::successors(first, move |(parent, _)| place(self.frame(*parent))).map(|(_, place)| place)
+    }
+
+    /// Returns the value of the target that was made for an item that is done.
+    pub(super) fn item_result(&mut self, plan: &Plan, item: FrameId) -> Arc<Value> {
+        let frame = self.frame(item);
+        if frame.dimension != plan.target_dimension() {
+            return Arc::new(Value::Many(self.results_of(plan, item)));
+        }
+        let value = match plan.target_source() {
+            Source::Given(_) => frame.element.as_ref(),
+            Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
+        };
+        Arc::clone(value.expect("an item that is done has its result"))
     }
 
     /// Puts what is gathered of an element after a stage into the frame around it.
@@ -181,6 +218,8 @@ impl Frames {
             let frame = self.around(own, input.dimension);
             match (input.take, input.source) {
                 (Take::Element, _) => frame.element.as_ref(),
+                // Items of which nothing runs for each were given as the list that they are.
+                (Take::Gathered, Source::Given(index)) if plan.items().is_none() => given.get(index),
                 (Take::Gathered, source) => frame.list_of(source),
                 (Take::Whole, Source::Given(index)) => given.get(index),
                 (Take::Whole, Source::Node(node)) => frame.nodes[plan.position(node)].value.as_ref(),

@@ -1,0 +1,101 @@
+//! Owns what is said of the items of a batch: where they come from, why one cannot be read, what became of each, and how
+//! far all of them are. Never reads one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::ExecutionError;
+use crate::value::Value;
+
+/// Why there is no message where a batch should have its next item.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ItemsError {
+    /// This item is no message; the next may be one. It fails as any item does.
+    #[error("{0}")]
+    Item(String),
+    /// Nothing more can be read, which ends the batch.
+    #[error("{0}")]
+    Read(String),
+}
+
+/// Where the items of a batch come from, as its record says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ItemSource {
+    /// A file, which can be read again from its beginning.
+    File(String),
+    /// Something that is read once.
+    Stream,
+}
+
+/// What became of one item of a batch.
+#[derive(Clone, Debug)]
+pub struct ItemOutcome {
+    /// The position of the item among all, from 0.
+    pub index: u64,
+    /// The value that was asked for, or why there is none.
+    pub result: Result<Arc<Value>, ExecutionError>,
+}
+
+/// How many items became what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemCounts {
+    /// How many were read.
+    pub read: u64,
+    /// How many of them have passed all their steps.
+    pub done: u64,
+    /// How many failed, those that were no messages included.
+    pub failed: u64,
+}
+
+impl ItemCounts {
+    /// Returns how many were read and neither done nor failed: once a batch is over, those that were stopped.
+    pub fn stopped(self) -> u64 {
+        self.read - self.done - self.failed
+    }
+}
+
+/// How far a batch is. Cheap to clone; all clones show the same batch.
+#[derive(Clone, Debug, Default)]
+pub struct BatchProgress(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    read: AtomicU64,
+    done: AtomicU64,
+    failed: AtomicU64,
+    delivered: AtomicU64,
+}
+
+impl BatchProgress {
+    /// Returns how many items became what so far.
+    pub fn counts(&self) -> ItemCounts {
+        let Counters { read, done, failed, delivered: _ } = &*self.0;
+        // Read last: an item is read before it ends.
+        let (done, failed) = (done.load(Ordering::Acquire), failed.load(Ordering::Acquire));
+        ItemCounts { read: read.load(Ordering::Acquire), done, failed }
+    }
+
+    /// Returns how many outcomes were handed out.
+    pub fn delivered(&self) -> u64 {
+        self.0.delivered.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add_read(&self) {
+        self.0.read.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn add_done(&self) {
+        self.0.done.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn add_failed(&self) {
+        self.0.failed.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn add_delivered(&self) {
+        self.0.delivered.fetch_add(1, Ordering::Release);
+    }
+}
