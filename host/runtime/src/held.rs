@@ -43,7 +43,7 @@ pub(crate) struct ExecutionRecord {
 
 enum State {
     /// It is not written yet.
-    Draft(Draft),
+    Draft(Box<Draft>),
     /// It is written, and its lease is renewed.
     Held { held: Arc<AsyncMutex<Held>>, lease: Lease },
     /// The execution is over.
@@ -60,7 +60,7 @@ impl HeldExecution {
 
     /// Takes the right to carry an execution out that is recorded with its first step that starts.
     pub(crate) fn drafted(keeping: &Arc<Keeping>, draft: Draft) -> Self {
-        Self::of(keeping, CancellationToken::new(), State::Draft(draft), false)
+        Self::of(keeping, CancellationToken::new(), State::Draft(Box::new(draft)), false)
     }
 
     fn of(keeping: &Arc<Keeping>, lost: CancellationToken, state: State, is_begun: bool) -> Self {

@@ -26,12 +26,12 @@ use crate::record::{Kind, RecordKey, Revision};
 use super::content::Change;
 use super::layout::{kind_byte, kind_of};
 
-/// How long a file grows before the other has its turn: some ten thousand small records, which the tree
-/// takes in some tenths of a second. What is replaced before that never reaches the tree.
-pub(super) const FILE_BYTES: u64 = 8 << 20;
+/// How long a file grows before the other has its turn: some thousands of small records, which the tree
+/// takes in some tens of milliseconds. What is replaced before that never reaches the tree.
+pub(super) const FILE_BYTES: u64 = 4 << 20;
 
 /// How long a file grows where the tree has not yet taken what the other has: only then whoever writes
-/// waits for the tree. Both files, and what memory has of their records, stay below some 50 MiB each.
+/// waits for the tree. Both files, and what memory has of their records, stay below some 30 MiB each.
 pub(super) const FULL_BYTES: u64 = 2 * FILE_BYTES;
 
 /// The two files.

@@ -170,7 +170,7 @@ fn the_tree_is_brought_up_each_time_a_file_is_full_and_readers_see_no_gap() {
         }
     }
     let turns = bench.disk.turns.load(Ordering::SeqCst);
-    assert!((2..=5).contains(&turns), "40 MiB are in files of 8 to 16 MiB, and there were {turns} turns");
+    assert!((5..=10).contains(&turns), "40 MiB are in files of 4 to 8 MiB, and there were {turns} turns");
     assert!(value_of(&bench, "1").is_some());
     bench.writer.close();
     assert!(bench.common.overlay.is_empty());
@@ -196,10 +196,11 @@ fn whoever_writes_waits_for_the_tree_only_where_the_log_is_full() {
     for n in 1..file + full {
         assert!(answered(&mut send(n)), "the record {n}");
     }
-    let mut late = [send(1000), send(1001), send(1002)];
-    assert!(!answered(&mut late[2]), "the log has no room");
+    assert!(answered(&mut send(1000)), "the last that has room");
+    let mut late = send(1001);
+    assert!(!answered(&mut late), "the log has no room");
     drop(tree);
-    assert!(late.iter_mut().all(answered));
+    assert!(answered(&mut late));
 }
 
 #[test]
