@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use docket_graph::{Port, Scope};
 use docket_runtime::{
-    ExecutionId, Host, Keeping, Outcome, Request, RetryOptions, StepOptions, StepOutcome, Value,
+    ExecutionId, GrantOptions, Host, Keeping, Outcome, Request, RetryOptions, StepOptions, StepOutcome, Value,
 };
 use docket_store::{Filter, Kind, MemoryStore, Query, Record, Store, Timestamp};
 use docket_tests::example::UserProfile;
@@ -132,7 +132,13 @@ async fn tenant_configuration_and_scope_are_in_the_key_and_limits_are_not() {
     configured.config = config("hello");
     let mut otherwise = keeping(Scope::Global, None);
     otherwise.config = config("good day");
+    let region = |value: &str| {
+        let env = Some(BTreeMap::from([("REGION".to_owned(), value.to_owned())]));
+        step_granted(GrantOptions { env, ..GrantOptions::default() })
+    };
     let others = [
+        ("grant", setup.clone().step("FetchProfile", region("eu"))),
+        ("another grant", setup.clone().step("FetchProfile", region("us"))),
         ("tenant", setup.clone().with(|options| options.tenant = "acme".to_owned())),
         ("scope", setup.clone().step("FetchProfile", keeping(Scope::Workflow, None))),
         ("configuration", setup.clone().step("FetchProfile", configured)),
@@ -163,7 +169,7 @@ async fn tenant_configuration_and_scope_are_in_the_key_and_limits_are_not() {
     ];
     for (what, other) in same {
         execute(&other.host().await, told("user-1")).await.result.unwrap();
-        assert_eq!(setup.starts("FetchProfile"), 5, "{what}");
+        assert_eq!(setup.starts("FetchProfile"), others.len() + 1, "{what}");
     }
 }
 
@@ -283,4 +289,9 @@ async fn a_failure_is_not_kept_and_does_not_overwrite_a_result() {
         assert_eq!(outcome.report.steps[0].outcome, StepOutcome::Failed);
         assert_eq!(setup.starts("FetchProfile"), times, "a later request tries again");
     }
+}
+
+/// Returns options of a step that keeps its results and was granted this.
+fn step_granted(grants: GrantOptions) -> StepOptions {
+    StepOptions { grants: Some(grants), ..keeping(Scope::Global, None) }
 }
