@@ -117,7 +117,7 @@ impl Resuming {
         // The store stays open for the next one.
         let _ = host.clone().shutdown(std::time::Duration::ZERO).await;
         let value = value?;
-        output::readable(host.graph(), &target, &value)
+        output::readable(output::message(host.graph(), &target), &value)
     }
 
     async fn carry(
