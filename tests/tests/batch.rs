@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use docket_graph::{OnItemError, Port};
+use docket_graph::{OnItemError, Port, Scope};
 use docket_runtime::{
-    Batch, BatchOutcome, BatchRequest, ErrorKind, ExecutionError, ExecutionOutcome, Host, ItemOutcome,
-    ItemsError, Request, StepFailure, Value,
+    Batch, BatchOutcome, BatchRequest, ErrorKind, ExecutionError, ExecutionId, ExecutionOutcome, Host,
+    ItemOutcome, ItemSource, ItemsError, Request, RequestError, StepFailure, StoredRequest, Value,
 };
 use docket_tests::example::{UserId, UserProfile};
-use docket_tests::{Recorder, Setup, example_module, host, options};
+use docket_tests::{Recorder, Setup, example_module, host, keeping, options};
 use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message;
 use prost::bytes::Bytes;
@@ -288,4 +288,123 @@ async fn retries_are_counted_for_each_item() {
             other => assert!(other.is_ok() && n % 5 < 4, "{n}: {other:?}"),
         }
     }
+}
+
+/// Returns hosts on one store that keep what `obey` answers, in the scope of one execution.
+fn kept() -> Setup {
+    Setup::new(&["obey"]).step("FetchProfile", keeping(Scope::Workflow, None))
+}
+
+fn named(id: &str) -> BatchRequest {
+    let id = ExecutionId::parse(id).unwrap();
+    BatchRequest::new(Request::for_message::<UserProfile>().execution_id(id))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_equal_kept_items_run_once() {
+    let setup = kept();
+    let host = setup.host().await;
+    let items = told((0..10).map(|_| "same-sleeps-20".to_owned()));
+    let (outcomes, outcome) = carried_out(&host, profiles(), items).await;
+    assert_eq!(setup.starts("FetchProfile"), 1);
+    let first = name(outcomes[0].result.as_ref().unwrap());
+    assert!(outcomes.iter().all(|item| name(item.result.as_ref().unwrap()) == first));
+    let counts = outcome.report.steps[0].elements.unwrap();
+    assert_eq!((counts.done, counts.cached), (1, 9));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_was_dropped_anywhere_goes_on_and_runs_nothing_again_that_was_kept() {
+    for taken_before in [0, 1, 50, 1500, 2999] {
+        let setup = kept();
+        let words = || told((0..3000).map(|n: usize| n.to_string()));
+        let mut batch = setup.host().await.batch(named("b"), words()).unwrap();
+        assert!(batch.is_journaled());
+        let mut before = Vec::new();
+        for _ in 0..taken_before {
+            before.push(name(batch.next().await.unwrap().result.as_ref().unwrap()));
+        }
+        drop(batch);
+        let (outcomes, outcome) = carried_out(&setup.host().await, named("b"), words()).await;
+        assert_eq!((outcomes.len(), outcome.items.done), (3000, 3000));
+        for (item, before) in outcomes.iter().zip(&before) {
+            assert_eq!(&name(item.result.as_ref().unwrap()), before, "the kept result is found");
+        }
+        // What was under way when the batch was dropped may run again, and nothing else.
+        let most = 3000 + 64;
+        assert!(setup.starts("FetchProfile") <= most, "{}", setup.starts("FetchProfile"));
+        let starts = setup.starts("FetchProfile");
+        let (again, _) = carried_out(&setup.host().await, named("b"), words()).await;
+        assert_eq!((again.len(), setup.starts("FetchProfile")), (3000, starts), "done is done");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_items_under_the_id_of_a_batch_are_a_conflict() {
+    let setup = kept();
+    let host = setup.host().await;
+    let words = |items: usize, other: usize| {
+        told((0..items).map(move |n| if n == other { "other".into() } else { n.to_string() }))
+    };
+    let (_, outcome) = carried_out(&host, named("b"), words(2000, 2000)).await;
+    assert_eq!(outcome.items.done, 2000);
+    for items in [words(2000, 0), words(2000, 1999), words(1999, 2000), words(0, 0)] {
+        let mut batch = host.batch(named("b"), items).unwrap();
+        taken(&mut batch).await;
+        let error = batch.outcome().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(
+            error.to_string(),
+            "batch `b` was begun with other items, which differ within the first 2000; give the same, or choose another id"
+        );
+    }
+    // More items than were read before may well be the same batch, which was interrupted.
+    let (outcomes, _) = carried_out(&host, named("b"), words(2001, 2001)).await;
+    // The item that was other had run before that was known.
+    assert_eq!((outcomes.len(), setup.starts("FetchProfile")), (2001, 2002));
+    let other = named("b").on_item_error(OnItemError::Continue);
+    let error = host.batch(other, words(2001, 2001)).unwrap().outcome().await.unwrap_err();
+    assert!(matches!(error, RequestError::Conflict { .. }), "{error}");
+    let error = host.resume(ExecutionId::parse("b").unwrap()).outcome().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`b` is a batch; to go on with it, run it again with this id and the same items"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_of_a_batch_says_what_it_is_and_how_far() {
+    let setup = kept();
+    let host = setup.host().await;
+    let request = named("b").source(ItemSource::File("items.ndjson".into()));
+    let words = || told((0..3000).map(|n: usize| n.to_string()));
+    let mut batch = host.batch(request, words()).unwrap();
+    for _ in 0..2500 {
+        batch.next().await.unwrap();
+    }
+    let journal = docket_store::Journal::new(setup.store.clone(), "looks".into(), Duration::from_secs(5));
+    let mut entry = journal.read("default", "b").await.unwrap().unwrap();
+    // The note of the second group is being written.
+    for _ in 0..200 {
+        if entry.facts.detail.as_deref().is_some_and(|detail| detail.contains("items")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        entry = journal.read("default", "b").await.unwrap().unwrap();
+    }
+    let detail: serde_json::Value = serde_json::from_str(entry.facts.detail.as_deref().unwrap()).unwrap();
+    assert!(detail["items"]["read"].as_u64().unwrap() >= 1024, "{detail}");
+    let stored = StoredRequest::decode(entry.request).unwrap();
+    let of_items = stored.batch.clone().unwrap();
+    assert_eq!(of_items.source, ItemSource::File("items.ndjson".into()));
+    assert_eq!(of_items.items.to_string(), "example.v1.UserID");
+    drop(batch);
+    let _ = host.shutdown(Duration::from_secs(5)).await;
+    let again = BatchRequest::resuming(ExecutionId::parse("b").unwrap(), &stored).unwrap();
+    let (outcomes, _) = carried_out(&setup.host().await, again, words()).await;
+    assert_eq!(outcomes.len(), 3000);
+    assert!(setup.starts("FetchProfile") <= 3064);
+    let entry = journal.read("default", "b").await.unwrap().unwrap();
+    let detail: serde_json::Value = serde_json::from_str(entry.facts.detail.as_deref().unwrap()).unwrap();
+    assert_eq!(detail["items"].to_string(), r#"{"done":3000,"failed":0,"read":3000}"#);
 }

@@ -1,14 +1,15 @@
 //! Owns a batch: its items are pulled from a stream while there is room for them, and what becomes of each is handed out in
 //! their order. Never decides what a step does.
 
+mod begin;
+mod seen;
+
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{OnItemError, Port, default_items};
@@ -18,17 +19,19 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Home, ItemsStart, Reading, Run, Start};
+use crate::board::{Home, ItemsStart, Reading, Run};
 use crate::clock;
-use crate::drive::{Stops, drive};
 use crate::execution::{Canceller, Shared, check};
 use crate::execution_id::ExecutionId;
-use crate::failure::{ExecutionError, said_by};
-use crate::generation::Prepared;
+use crate::failure::ExecutionError;
 use crate::items::{BatchProgress, ItemCounts, ItemOutcome, ItemSource, ItemsError};
 use crate::report::Report;
 use crate::request::{Request, RequestError};
+use crate::stored::{StoredBatch, StoredRequest};
 use crate::value::{Payload, Value};
+
+use begin::{Begin, Ended, Link};
+use seen::Seen;
 
 /// The most items that are under way at once, unless the request says otherwise: enough that steps which wait do not wait
 /// for each other, and few enough that a batch of large messages is not held in memory all at once.
@@ -57,6 +60,18 @@ impl BatchRequest {
             max_concurrency: DEFAULT_CONCURRENCY,
             source: ItemSource::Stream,
         }
+    }
+
+    /// Returns the batch that is recorded under this id, to be gone on with; none where what is recorded is no batch. Its
+    /// items are to be given again.
+    pub fn resuming(id: ExecutionId, stored: &StoredRequest) -> Option<Self> {
+        let StoredRequest { target, inputs, batch, .. } = stored;
+        let StoredBatch { items, on_item_error, source } = batch.clone()?;
+        let given = |request: Request, (port, value): &(Port, Arc<Value>)| {
+            request.value(port.clone(), Value::clone(value))
+        };
+        let request = inputs.iter().fold(Request::new(target.clone()).execution_id(id), given);
+        Some(Self::new(request).items(items).on_item_error(on_item_error).source(source))
     }
 
     /// Sets for which port the items come; without this for the one that is needed and not given.
@@ -97,6 +112,8 @@ pub struct Batch {
     progress: BatchProgress,
     cancelled: CancellationToken,
     form: ItemForm,
+    /// What was read, where it is journaled.
+    seen: Option<Arc<Seen>>,
     phase: Phase,
 }
 
@@ -114,7 +131,7 @@ enum Phase {
     /// What runs for no item needs all items as a list: they are read before the start.
     Collecting(Box<Begin>, Collected),
     /// The driver is about to begin the run.
-    Beginning(oneshot::Receiver<Arc<Run>>, Driver),
+    Beginning(oneshot::Receiver<Link>, Driver),
     Running(Arc<Run>, Driver),
     /// The driver ended before there was a run.
     Broken(Driver),
@@ -144,69 +161,6 @@ pub struct BatchOutcome {
     pub items: ItemCounts,
 }
 
-struct Ended {
-    result: Result<Option<Arc<Value>>, ExecutionError>,
-    report: Report,
-}
-
-/// A batch that has been accepted and not begun.
-struct Begin {
-    id: ExecutionId,
-    host: Arc<Shared>,
-    home: Arc<Home>,
-    prepared: Arc<Prepared>,
-    /// What was given, the place of the items last.
-    given: Vec<Arc<Value>>,
-    items: ItemsStart,
-    started_at_ms: u64,
-    limit: Option<Duration>,
-    cancelled: CancellationToken,
-}
-
-impl Begin {
-    /// Carries the batch out: links its reader to the run as soon as there is one. What has broken the items before ends it at
-    /// once.
-    async fn carry_out(
-        self: Box<Self>,
-        link: oneshot::Sender<Arc<Run>>,
-        broken: Option<ExecutionError>,
-    ) -> Result<Ended, RequestError> {
-        // Counted first: a shutdown either sees this batch or is seen by it.
-        let host = Arc::clone(&self.host);
-        let _counted = host.executions.token();
-        if host.executions.is_closed() {
-            return Err(RequestError::Closed);
-        }
-        let carried = AssertUnwindSafe(self.run(link, broken)).catch_unwind().await;
-        carried.unwrap_or_else(|panic| Err(RequestError::Internal(said_by(&*panic))))
-    }
-
-    async fn run(
-        self: Box<Self>,
-        link: oneshot::Sender<Arc<Run>>,
-        broken: Option<ExecutionError>,
-    ) -> Result<Ended, RequestError> {
-        let Self { id, host, home, prepared, given, items, started_at_ms, limit, cancelled } = *self;
-        let journaled = if prepared.keeps { Some(Arc::clone(host.keeping().await?)) } else { None };
-        let items = Some(items);
-        let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, items });
-        if let Some(broken) = broken {
-            run.break_items(broken);
-        }
-        // A reader that has gone has dropped this task too.
-        let _ = link.send(Arc::clone(&run));
-        let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
-        let (cancelled, shutdown) = (Some(cancelled), &host.shutdown);
-        drive(&run, Stops { deadline, cancelled, lost: None, shutdown }).await;
-        for ending in run.endings() {
-            // A task that only writes a note has nothing to say.
-            let _ = ending.await;
-        }
-        let (result, report) = run.outcome();
-        Ok(Ended { result, report })
-    }
-}
-
 impl Shared {
     /// Accepts a batch.
     pub(crate) fn accept_batch<S>(
@@ -217,7 +171,7 @@ impl Shared {
     where
         S: Stream<Item = Result<Bytes, ItemsError>> + Send + 'static,
     {
-        let BatchRequest { request, items: port, on_item_error, max_concurrency, source: _ } = request;
+        let BatchRequest { request, items: port, on_item_error, max_concurrency, source } = request;
         let Request { target, inputs, execution_id, started_at, timeout } = request;
         if self.executions.is_closed() {
             return Err(RequestError::Closed);
@@ -245,6 +199,7 @@ impl Shared {
         let progress = BatchProgress::default();
         let id = execution_id.unwrap_or_else(|| ExecutionId::at(now));
         let form = ItemForm { home: Arc::clone(&self.home), port: port.clone(), keeps: prepared.keeps };
+        let seen = prepared.keeps.then(Arc::<Seen>::default);
         let cancelled = CancellationToken::new();
         let width = max_concurrency.get();
         let begin = Begin {
@@ -256,7 +211,11 @@ impl Shared {
             cancelled: cancelled.clone(),
             started_at_ms: started_at.map_or(now, clock::unix_millis),
             prepared,
+            target,
+            ports,
             given,
+            source,
+            seen: seen.clone(),
         };
         let phase = if begin.prepared.plan.items().is_some() {
             Phase::New(Box::new(begin))
@@ -264,7 +223,7 @@ impl Shared {
             Phase::Collecting(Box::new(begin), Collected::default())
         };
         let items: Items = Box::pin(items.fuse());
-        Ok(Batch { id, items, progress, cancelled, form, phase })
+        Ok(Batch { id, items, progress, cancelled, form, seen, phase })
     }
 }
 
@@ -341,6 +300,7 @@ impl Batch {
 
     fn poll_run(&mut self, run: &Arc<Run>, context: &mut Context<'_>) -> Poll<Option<ItemOutcome>> {
         let mut has_items = !self.items.is_terminated();
+        let Self { items, form, seen, .. } = self;
         loop {
             let room = match run.read(context.waker(), has_items) {
                 Reading::Outcome(outcome) => return Poll::Ready(Some(outcome)),
@@ -351,25 +311,24 @@ impl Batch {
             let mut brought = Vec::with_capacity(room);
             let mut broken = None;
             while brought.len() < room {
-                match self.items.poll_next_unpin(context) {
+                match read(items, form, seen.as_deref(), context) {
                     Poll::Pending => {
                         has_items = false;
                         break;
                     }
-                    Poll::Ready(Some(Ok(bytes))) => brought.push(self.form.check(bytes)),
-                    Poll::Ready(Some(Err(ItemsError::Item(fault)))) => brought.push(Err(fault)),
-                    Poll::Ready(Some(Err(ItemsError::Read(fault)))) => {
-                        broken = Some(fault);
+                    Poll::Ready(Some(Ok(item))) => brought.push(item),
+                    Poll::Ready(Some(Err(error))) => {
+                        broken = Some(error);
                         break;
                     }
                     Poll::Ready(None) => break,
                 }
             }
             run.feed(brought.into_iter());
-            if let Some(fault) = broken {
+            if let Some(broken) = broken {
                 has_items = false;
-                run.break_items(ExecutionError::Items { read: self.progress.counts().read, fault });
-            } else if self.items.is_terminated() {
+                run.break_items(broken(run.items_read()));
+            } else if items.is_terminated() {
                 has_items = false;
                 run.items_end();
             }
@@ -378,15 +337,14 @@ impl Batch {
 
     /// Reads all items.
     fn collect(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Self { items, progress, form, phase, .. } = self;
+        let Self { items, progress, form, seen, phase, .. } = self;
         let Phase::Collecting(begin, collected) = phase else { unreachable!("called in this phase") };
         while collected.broken.is_none() {
-            let item = match std::task::ready!(items.poll_next_unpin(context)) {
+            let item = match std::task::ready!(read(items, form, seen.as_deref(), context)) {
                 None => break,
-                Some(Ok(bytes)) => form.check(bytes),
-                Some(Err(ItemsError::Item(fault))) => Err(fault),
-                Some(Err(ItemsError::Read(fault))) => {
-                    collected.broken = Some(ExecutionError::Items { read: collected.read, fault });
+                Some(Ok(item)) => item,
+                Some(Err(broken)) => {
+                    collected.broken = Some(broken(collected.read));
                     break;
                 }
             };
@@ -426,13 +384,45 @@ impl Batch {
         };
     }
 
-    fn begun(&mut self, run: Option<Arc<Run>>) {
-        self.phase = match (std::mem::replace(&mut self.phase, Phase::Gone), run) {
-            (Phase::Beginning(_, driver), Some(run)) => Phase::Running(run, driver),
+    fn begun(&mut self, link: Option<Link>) {
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Gone), link) {
+            (Phase::Beginning(_, driver), Some(run)) => {
+                // A batch that is gone on with has the modules that it began with.
+                self.form.home = Arc::clone(&run.home);
+                Phase::Running(run, driver)
+            }
             (Phase::Beginning(_, driver), None) => Phase::Broken(driver),
             _ => unreachable!("called while the batch begins"),
         };
     }
+}
+
+/// Why nothing more can be read, given how many items were.
+type Broken = Box<dyn FnOnce(u64) -> ExecutionError>;
+
+/// Reads the next item: a message, or why it is none.
+fn read(
+    items: &mut Items,
+    form: &ItemForm,
+    seen: Option<&Seen>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Result<Payload, String>, Broken>>> {
+    let item = match std::task::ready!(items.poll_next_unpin(context)) {
+        None => {
+            let all = seen.is_none_or(Seen::end);
+            return Poll::Ready((!all).then(|| Err(Box::new(|_| ExecutionError::Cancelled) as Broken)));
+        }
+        Some(Ok(bytes)) => Ok(bytes),
+        Some(Err(ItemsError::Item(fault))) => Err(fault),
+        Some(Err(ItemsError::Read(fault))) => {
+            return Poll::Ready(Some(Err(Box::new(|read| ExecutionError::Items { read, fault }))));
+        }
+    };
+    let same = seen.is_none_or(|seen| seen.add(item.as_ref().map(|bytes| &bytes[..])));
+    if !same {
+        return Poll::Ready(Some(Err(Box::new(|_| ExecutionError::Cancelled))));
+    }
+    Poll::Ready(Some(Ok(item.and_then(|bytes| form.check(bytes)))))
 }
 
 impl ItemForm {

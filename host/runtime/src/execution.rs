@@ -31,7 +31,7 @@ use crate::options::{HostOptions, OnStoreError};
 use crate::outcome::Outcome;
 use crate::report::{ExecutionOutcome, Report, StepOutcome};
 use crate::request::{Request, RequestError};
-use crate::stored::{self, StoredRequest};
+use crate::stored::{self, StoredBatch, StoredRequest};
 use crate::value::Value;
 
 /// How often a caller that waits for another process's execution looks whether it has ended; a
@@ -84,6 +84,29 @@ impl Shared {
             (Arc::clone(instances), observer.clone());
         let (most_helpers, tenant) = (*most_helpers, Arc::clone(tenant));
         Arc::new(Home { generation: Arc::new(generation), instances, most_helpers, tenant, observer })
+    }
+
+    /// Returns the home of the modules, by name and digest, that a recorded execution began with.
+    pub(crate) async fn home_with(
+        &self,
+        id: &ExecutionId,
+        keeping: &Keeping,
+        modules: &[(String, String)],
+    ) -> Result<Arc<Home>, RequestError> {
+        if self.home.generation.has_modules(modules.iter().map(|(_, digest)| digest.as_str())) {
+            return Ok(Arc::clone(&self.home));
+        }
+        let mut sources = Vec::new();
+        for (name, digest) in modules {
+            let bytes = keeping.journal.module(digest).await?;
+            let gone =
+                || RequestError::NoModule { id: id.clone(), module: name.clone(), digest: digest.clone() };
+            sources.push(ModuleSource::new(name.as_str(), &bytes.ok_or_else(gone)?[..]));
+        }
+        let generation = self.loading().generation(&sources).await;
+        Ok(self.home_of(
+            generation.map_err(|LoadErrors(faults)| RequestError::Load(Arc::new(LoadErrors(faults))))?,
+        ))
     }
 
     /// Accepts a request.
@@ -163,29 +186,42 @@ impl Accepted {
             started_at_ms: self.started_at_ms,
             modules: modules.map(|(facts, _)| (facts.name.to_string(), facts.digest.to_string())).collect(),
             settings: options.settings.clone(),
+            batch: None,
         }
     }
 
-    /// Returns whether every kept step of the plan is to run even where there is no store.
     fn runs_without_store(&self) -> bool {
-        let codes = self.prepared.plan.nodes().map(|(_, step)| self.home.generation.code(step));
-        codes.filter_map(|code| code.keep.as_ref()).all(|keep| keep.on_store_error == OnStoreError::Run)
+        runs_without_store(&self.home, &self.prepared)
     }
 
     /// Returns a hash of what is asked: the target and the inputs, in the order of their ports.
     fn digest(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        frame(&mut hash, self.target.to_string().as_bytes());
-        let mut inputs: Vec<_> = self.ports.iter().zip(&self.given).collect();
-        inputs.sort_by_key(|(port, _)| *port);
-        for (port, value) in inputs {
-            frame(&mut hash, port.to_string().as_bytes());
-            frame(&mut hash, &[u8::from(value.arity() == Arity::Many)]);
-            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
-            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
-        }
-        hash.finalize().into()
+        digest_of(&self.target, self.ports.iter().zip(&self.given)).finalize().into()
     }
+}
+
+/// Returns whether every kept step of the plan is to run even where there is no store.
+pub(crate) fn runs_without_store(home: &Home, prepared: &Prepared) -> bool {
+    let codes = prepared.plan.nodes().map(|(_, step)| home.generation.code(step));
+    codes.filter_map(|code| code.keep.as_ref()).all(|keep| keep.on_store_error == OnStoreError::Run)
+}
+
+/// Begins a hash of what is asked.
+pub(crate) fn digest_of<'a>(
+    target: &Port,
+    inputs: impl Iterator<Item = (&'a Port, &'a Arc<Value>)>,
+) -> Sha256 {
+    let mut hash = Sha256::new();
+    frame(&mut hash, target.to_string().as_bytes());
+    let mut inputs: Vec<_> = inputs.collect();
+    inputs.sort_by_key(|(port, _)| *port);
+    for (port, value) in inputs {
+        frame(&mut hash, port.to_string().as_bytes());
+        frame(&mut hash, &[u8::from(value.arity() == Arity::Many)]);
+        frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+        value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+    }
+    hash
 }
 
 /// An accepted request. Runs while [`Execution::outcome`] is awaited.
@@ -288,11 +324,11 @@ enum Carried {
 }
 
 /// An execution under way.
-struct Begun<'a> {
-    id: ExecutionId,
-    limit: Option<Duration>,
-    host: &'a Arc<Shared>,
-    cancelled: Option<CancellationToken>,
+pub(crate) struct Begun<'a> {
+    pub(crate) id: ExecutionId,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) host: &'a Arc<Shared>,
+    pub(crate) cancelled: Option<CancellationToken>,
 }
 
 impl Begun<'_> {
@@ -390,9 +426,7 @@ impl Begun<'_> {
     }
 
     async fn open(&self, keeping: &Arc<Keeping>, accepted: &Accepted) -> Result<Opened, RequestError> {
-        for (facts, file) in accepted.home.generation.modules_of(&accepted.prepared.plan) {
-            keeping.keep_module(&facts.digest.to_string(), file).await?;
-        }
+        keep_modules(keeping, &accepted.home, &accepted.prepared).await?;
         let stored = accepted.stored(&self.host.options);
         let new = NewExecution {
             tenant: Arc::clone(&keeping.tenant),
@@ -407,27 +441,12 @@ impl Begun<'_> {
     /// Goes on with a recorded execution, with the modules that it began with.
     async fn go_on(&self, keeping: &Arc<Keeping>, held: Held, entry: Entry) -> Result<Carried, RequestError> {
         let held = keeping.hold_execution(held);
-        let StoredRequest { target, inputs, started_at_ms, modules, .. } =
+        let StoredRequest { target, inputs, started_at_ms, modules, batch, .. } =
             StoredRequest::decode(entry.request)?;
-        let live = &self.host.home;
-        let home = if live.generation.has_modules(modules.iter().map(|(_, digest)| digest.as_str())) {
-            Arc::clone(live)
-        } else {
-            let mut sources = Vec::new();
-            for (name, digest) in &modules {
-                let bytes = keeping.journal.module(digest).await?;
-                let bytes = bytes.ok_or_else(|| RequestError::NoModule {
-                    id: self.id.clone(),
-                    module: name.clone(),
-                    digest: digest.clone(),
-                })?;
-                sources.push(ModuleSource::new(name.as_str(), &bytes[..]));
-            }
-            let generation = self.host.loading().generation(&sources).await;
-            self.host.home_of(
-                generation.map_err(|LoadErrors(faults)| RequestError::Load(Arc::new(LoadErrors(faults))))?,
-            )
-        };
+        if let Some(StoredBatch { source, .. }) = batch {
+            return Err(RequestError::Batch { id: self.id.clone(), items: source });
+        }
+        let home = self.host.home_with(&self.id, keeping, &modules).await?;
         let (ports, given) = inputs.into_iter().unzip();
         let accepted = accepted(&home, target, ports, given, started_at_ms)?;
         Ok(self.carry_out(accepted, held).await)
@@ -446,13 +465,7 @@ impl Begun<'_> {
             return Carried::Lost(outcome);
         }
         let ending = Ending {
-            status: match outcome.report.outcome {
-                ExecutionOutcome::Done => Status::Done,
-                ExecutionOutcome::Failed | ExecutionOutcome::Aborted => Status::Failed,
-                ExecutionOutcome::DeadlineExceeded
-                | ExecutionOutcome::Cancelled
-                | ExecutionOutcome::Shutdown => Status::Interrupted,
-            },
+            status: status_of(outcome.report.outcome),
             outcome: stored::encode_outcome(&outcome),
             detail: detail(&stored, outcome.report.error.as_deref()),
             steps: notes(&home.generation, &outcome.report),
@@ -463,7 +476,12 @@ impl Begun<'_> {
 
     /// Waits until another process's execution has changed; returns what stopped the waiting, if
     /// anything did.
-    async fn wait(&self, keeping: &Keeping, entry: &Entry, until: Option<Instant>) -> Option<ExecutionError> {
+    pub(crate) async fn wait(
+        &self,
+        keeping: &Keeping,
+        entry: &Entry,
+        until: Option<Instant>,
+    ) -> Option<ExecutionError> {
         let key = format!("{}/{}", keeping.tenant, entry.id);
         let key = RecordKey::parse(&key).expect("the record was just read under this key");
         let cancelled = async {
@@ -484,16 +502,43 @@ impl Begun<'_> {
     }
 }
 
+/// Makes sure that the store has the modules of a plan.
+pub(crate) async fn keep_modules(
+    keeping: &Keeping,
+    home: &Home,
+    prepared: &Prepared,
+) -> Result<(), RequestError> {
+    for (facts, file) in home.generation.modules_of(&prepared.plan) {
+        keeping.keep_module(&facts.digest.to_string(), file).await?;
+    }
+    Ok(())
+}
+
 /// Returns what came of an execution that is over.
 fn recorded(id: &ExecutionId, entry: Entry) -> Result<Outcome, RequestError> {
+    let stored = StoredRequest::decode(entry.request.clone())?;
+    if let Some(StoredBatch { source, .. }) = stored.batch {
+        return Err(RequestError::Batch { id: id.clone(), items: source });
+    }
     if entry.outcome.is_empty() {
         return Ok(unfinished(id, &entry, ExecutionError::Cancelled));
     }
     Ok(stored::decode_outcome(entry.outcome)?)
 }
 
+/// Returns what the record of an execution that has ended says of it.
+pub(crate) fn status_of(outcome: ExecutionOutcome) -> Status {
+    match outcome {
+        ExecutionOutcome::Done => Status::Done,
+        ExecutionOutcome::Failed | ExecutionOutcome::Aborted => Status::Failed,
+        ExecutionOutcome::DeadlineExceeded | ExecutionOutcome::Cancelled | ExecutionOutcome::Shutdown => {
+            Status::Interrupted
+        }
+    }
+}
+
 /// Returns the outcome of an execution of which only the record is known.
-fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome {
+pub(crate) fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome {
     let stored = StoredRequest::decode(entry.request.clone()).ok();
     let target = stored.as_ref().map(|stored| stored.target.clone());
     let report = Report {
@@ -513,7 +558,7 @@ fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError) -> Outcome
 }
 
 /// Returns what people see of an execution in its record.
-fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
+pub(crate) fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
     let digests: Vec<&str> = stored.modules.iter().map(|(_, digest)| digest.as_str()).collect();
     let mut detail = serde_json::json!({ "target": stored.target, "modules": digests });
     if let Some(error) = error {
@@ -523,7 +568,7 @@ fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
 }
 
 /// Returns the notes of the steps whose results are kept.
-fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
+pub(crate) fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
     let note = |step: &crate::report::StepReport| {
         let key = step.key.as_ref()?;
         let (status, how) = match step.outcome {

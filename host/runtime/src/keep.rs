@@ -288,6 +288,17 @@ impl HeldExecution {
         self.lease.lost.clone()
     }
 
+    /// Notes how far the execution has come.
+    ///
+    /// # Errors
+    /// As [`Journal::note_progress`].
+    pub(crate) async fn note_progress(&self, progress: Bytes, detail: Arc<str>) -> Result<(), StoreError> {
+        let mut held = self.held.lock().await;
+        self.keeping.journal.note_progress(&mut held, progress, detail).await?;
+        self.keeping.leases.renewed(self.lease.id);
+        Ok(())
+    }
+
     /// Records how the execution ended. Nobody waits for a store that takes its time: where this process
     /// dies before the record is written, the execution is found interrupted, and gone on with it comes
     /// to the same end, because what it has kept is kept.

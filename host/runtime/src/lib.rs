@@ -81,5 +81,5 @@ pub use report::{
     AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
 };
 pub use request::{Request, RequestError};
-pub use stored::{StoredError, StoredRequest, decode_outcome, decode_value};
+pub use stored::{StoredBatch, StoredError, StoredRequest, decode_outcome, decode_value};
 pub use value::{Payload, Value};

@@ -10,6 +10,7 @@ use prost::Name;
 use crate::execution_id::ExecutionId;
 use crate::failure::{AnswerFault, ErrorKind};
 use crate::generation::LoadErrors;
+use crate::items::ItemSource;
 use crate::stored::StoredError;
 use crate::value::Value;
 
@@ -148,6 +149,27 @@ pub enum RequestError {
         /// The id.
         id: ExecutionId,
     },
+    /// A batch with this id was begun with other items.
+    #[error(
+        "batch `{id}` was begun with other items, which differ within the first {read}; give the same, or choose another id"
+    )]
+    OtherItems {
+        /// The id.
+        id: ExecutionId,
+        /// How many items are known to have been read.
+        read: u64,
+    },
+    /// What is to be resumed is a batch, whose items are not in the journal.
+    #[error(
+        "`{id}` is a batch; to go on with it, run it again with this id and the same items{}",
+        file_of(items)
+    )]
+    Batch {
+        /// The id.
+        id: ExecutionId,
+        /// Where its items came from.
+        items: ItemSource,
+    },
     /// No execution of this id is recorded.
     #[error("no execution `{id}` is recorded; only executions that keep results are")]
     UnknownExecution {
@@ -175,6 +197,13 @@ pub enum RequestError {
     Closed,
 }
 
+fn file_of(source: &ItemSource) -> String {
+    match source {
+        ItemSource::File(path) => format!(", from `{path}`"),
+        ItemSource::Stream => String::new(),
+    }
+}
+
 impl RequestError {
     /// Returns who must act.
     pub fn kind(&self) -> ErrorKind {
@@ -182,9 +211,10 @@ impl RequestError {
             RequestError::Port(_)
             | RequestError::Plan(_)
             | RequestError::Items(_)
+            | RequestError::Batch { .. }
             | RequestError::Input { .. }
             | RequestError::List { .. } => ErrorKind::Invalid,
-            RequestError::Conflict { .. } => ErrorKind::Conflict,
+            RequestError::Conflict { .. } | RequestError::OtherItems { .. } => ErrorKind::Conflict,
             RequestError::Internal(_) => ErrorKind::Internal,
             RequestError::UnknownExecution { .. } => ErrorKind::NotFound,
             RequestError::NoStore { .. }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use docket_graph::{FailureClass, Port};
+use docket_graph::{FailureClass, OnItemError, Port};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{ErrorKind, ExecutionError, StepFailure};
+use crate::items::ItemSource;
 use crate::outcome::Outcome;
 use crate::report::{ExecutionOutcome, Report};
 use crate::value::{Payload, Value};
@@ -119,6 +120,56 @@ pub struct StoredRequest {
     pub modules: Vec<(String, String)>,
     /// What the embedder needs to set the host up again as it was.
     pub settings: Option<String>,
+    /// Of a batch: what is known of its items, which are not in `inputs`.
+    pub batch: Option<StoredBatch>,
+}
+
+/// What is stored of a batch beside what all its items share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// The port that the items come for.
+    pub items: Port,
+    /// What the failure of one is to the others.
+    pub on_item_error: OnItemError,
+    /// Where they come from.
+    pub source: ItemSource,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct BatchForm {
+    #[prost(string, tag = "1")]
+    items: String,
+    #[prost(bool, tag = "2")]
+    continues: bool,
+    /// The path of their file, where they have one.
+    #[prost(string, optional, tag = "3")]
+    file: Option<String>,
+}
+
+/// How far a batch has read its items.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct ItemsRead {
+    /// How many were read.
+    #[prost(uint64, tag = "1")]
+    pub(crate) read: u64,
+    /// A hash of those.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) digest: Bytes,
+}
+
+impl ItemsRead {
+    /// Returns this as bytes.
+    pub(crate) fn encode(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+
+    /// Returns what the bytes are; none where there are none.
+    pub(crate) fn read_from(bytes: &Bytes) -> Result<Option<Self>, StoredError> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        Self::decode(bytes.clone()).map(Some).map_err(|error| StoredError::new("progress", error))
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -135,6 +186,8 @@ struct RequestForm {
     modules: Vec<ModuleForm>,
     #[prost(string, optional, tag = "6")]
     settings: Option<String>,
+    #[prost(message, optional, tag = "7")]
+    batch: Option<BatchForm>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -172,6 +225,14 @@ impl StoredRequest {
             started_at_ms: self.started_at_ms,
             modules: self.modules.iter().map(module).collect(),
             settings: self.settings.clone(),
+            batch: self.batch.as_ref().map(|StoredBatch { items, on_item_error, source }| BatchForm {
+                items: items.to_string(),
+                continues: *on_item_error == OnItemError::Continue,
+                file: match source {
+                    ItemSource::File(path) => Some(path.clone()),
+                    ItemSource::Stream => None,
+                },
+            }),
         };
         form.encode_to_vec().into()
     }
@@ -182,7 +243,7 @@ impl StoredRequest {
     /// Where they are damaged, or of a newer form.
     pub fn decode(bytes: Bytes) -> Result<Self, StoredError> {
         let wrong = |why: &dyn std::fmt::Display| StoredError::new("request", why);
-        let RequestForm { form, target, inputs, started_at_ms, modules, settings } =
+        let RequestForm { form, target, inputs, started_at_ms, modules, settings, batch } =
             RequestForm::decode(bytes).map_err(|error| wrong(&error))?;
         known(form, "request")?;
         let input = |InputForm { port, value }: InputForm| {
@@ -195,8 +256,18 @@ impl StoredRequest {
             started_at_ms,
             modules: modules.into_iter().map(|ModuleForm { name, digest }| (name, digest)).collect(),
             settings,
+            batch: batch.map(batch_of).transpose()?,
         })
     }
+}
+
+fn batch_of(form: BatchForm) -> Result<StoredBatch, StoredError> {
+    let BatchForm { items, continues, file } = form;
+    Ok(StoredBatch {
+        items: items.parse().map_err(|error| StoredError::new("request", error))?,
+        on_item_error: if continues { OnItemError::Continue } else { OnItemError::Fail },
+        source: file.map_or(ItemSource::Stream, ItemSource::File),
+    })
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -271,6 +342,7 @@ mod tests {
     const MANY: &[u8] = include_bytes!("../tests/stored/value-many-1.bin");
     const FAILURE: &[u8] = include_bytes!("../tests/stored/failure-1.json");
     const REQUEST: &[u8] = include_bytes!("../tests/stored/request-1.bin");
+    const BATCH: &[u8] = include_bytes!("../tests/stored/batch-1.bin");
     const DONE: &[u8] = include_bytes!("../tests/stored/outcome-done-1.bin");
     const FAILED: &[u8] = include_bytes!("../tests/stored/outcome-failed-1.bin");
 
@@ -294,7 +366,15 @@ mod tests {
             started_at_ms: 1_700_000_000_123,
             modules: vec![("fetch.wasm".to_owned(), "c0ffee".to_owned())],
             settings: Some(r#"{"dir":"guests"}"#.to_owned()),
+            batch: None,
         }
+    }
+
+    fn batch() -> StoredRequest {
+        let items = "example.v1.Tag#item".parse::<Port>().unwrap();
+        let source = ItemSource::File("/data/items.ndjson".to_owned());
+        let batch = StoredBatch { items, on_item_error: OnItemError::Continue, source };
+        StoredRequest { batch: Some(batch), ..request() }
     }
 
     fn outcome(result: Result<Value, &str>) -> Outcome {
@@ -337,11 +417,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_the_samples_are() {
-        let samples: [(&str, Bytes, &[u8]); 6] = [
+        let samples: [(&str, Bytes, &[u8]); 7] = [
             ("value-one-1.bin", encode_value(&one()), ONE),
             ("value-many-1.bin", encode_value(&many()), MANY),
             ("failure-1.json", encode_failure(&failure()), FAILURE),
             ("request-1.bin", request().encode(), REQUEST),
+            ("batch-1.bin", batch().encode(), BATCH),
             ("outcome-done-1.bin", encode_outcome(&outcome(Ok(many()))), DONE),
             ("outcome-failed-1.bin", encode_outcome(&outcome(Err("step `FetchProfile` failed"))), FAILED),
         ];
@@ -366,6 +447,8 @@ mod tests {
         for ((port, value), (of_port, of_value)) in read.inputs.iter().zip(&written.inputs) {
             assert_eq!((port, messages(value)), (of_port, messages(of_value)));
         }
+        assert_eq!(read.batch, None);
+        assert_eq!(StoredRequest::decode(Bytes::from_static(BATCH)).unwrap().batch, batch().batch);
         let read = decode_outcome(Bytes::from_static(DONE)).unwrap();
         assert_eq!(messages(&read.result.unwrap()), messages(&many()));
         assert_eq!(read.report.steps[0].outcome, StepOutcome::Cached);
@@ -392,7 +475,7 @@ mod tests {
             "the stored request cannot be read: its form is 2, and 1 is known; is it newer?"
         );
         // Every prefix of a sample is refused, or understood as less: never a panic.
-        for sample in [ONE, MANY, REQUEST, DONE, FAILED] {
+        for sample in [ONE, MANY, REQUEST, BATCH, DONE, FAILED] {
             for length in 0..sample.len() {
                 let cut = Bytes::copy_from_slice(&sample[..length]);
                 let _ = (decode_value(&cut), StoredRequest::decode(cut.clone()), decode_outcome(cut.clone()));

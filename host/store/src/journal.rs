@@ -77,6 +77,8 @@ pub enum Unfinished {
     Return,
     /// It is carried out again; what it has kept is not computed again.
     Resume,
+    /// So is one that has a result, since its record does not hold all of that: a batch hands each item's out.
+    Again,
 }
 
 /// An execution as it is recorded.
@@ -90,6 +92,8 @@ pub struct Entry {
     pub request: Bytes,
     /// What came of it; empty while it has not ended.
     pub outcome: Bytes,
+    /// How far it has come; empty where that was never noted.
+    pub progress: Bytes,
     revision: Revision,
     now: StoreTime,
 }
@@ -114,6 +118,8 @@ struct Body {
     request: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     outcome: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    progress: Bytes,
 }
 
 /// What became of one step of an execution.
@@ -264,6 +270,37 @@ impl Journal {
         }
     }
 
+    /// Notes how far an execution has come, for whoever goes on with it, and for people. It survives the death of this process
+    /// once this returns, and the loss of power a little later.
+    ///
+    /// # Errors
+    /// `Conflict` where the execution is no longer the caller's: it was cancelled, or taken over.
+    pub async fn note_progress(
+        &self,
+        held: &mut Held,
+        progress: Bytes,
+        detail: Arc<str>,
+    ) -> Result<(), StoreError> {
+        let now = held.time.now();
+        let facts =
+            Facts { detail: Some(detail), lease_until: Some(now.plus(self.lease)), ..held.facts.clone() };
+        let mut body = Body::decode(held.body.clone()).map_err(|error| corrupt(&held.key, &error))?;
+        body.progress = progress;
+        let body: Bytes = body.encode_to_vec().into();
+        let revision = Revision::after(Some(held.revision), now);
+        let record = Record {
+            kind: Kind::Execution,
+            key: held.key.clone(),
+            revision,
+            facts: facts.clone(),
+            body: body.clone(),
+        };
+        let writes = vec![Write::Put { record, expect: Expect::Revision(held.revision) }];
+        steady::commit(&*self.store, Batch { writes, sync: Sync::Later }).await?;
+        (held.facts, held.body, held.revision) = (facts, body, revision);
+        Ok(())
+    }
+
     /// Records how an execution ended, and until when that is remembered, together with the notes of
     /// its steps.
     ///
@@ -385,7 +422,7 @@ impl Journal {
         let body = Body {
             request_digest: Bytes::copy_from_slice(&new.request_digest),
             request: new.request.clone(),
-            outcome: Bytes::new(),
+            ..Body::default()
         };
         let facts = Facts {
             execution: Some(Arc::clone(&new.id)),
@@ -435,8 +472,8 @@ impl Journal {
         let resume = match entry.facts.status {
             Status::Running => return Ok(Some(Opened::Elsewhere(entry))),
             Status::Interrupted | Status::Released => true,
-            Status::Failed | Status::Cancelled => unfinished == Unfinished::Resume,
-            Status::Done => false,
+            Status::Failed | Status::Cancelled => unfinished != Unfinished::Return,
+            Status::Done => unfinished == Unfinished::Again,
         };
         if !resume {
             return Ok(Some(Opened::Over(entry)));
@@ -455,7 +492,7 @@ impl Journal {
     }
 
     fn entry(&self, record: Record, now: StoreTime) -> Result<(Entry, Bytes), StoreError> {
-        let Body { request_digest, request, outcome } =
+        let Body { request_digest, request, outcome, progress } =
             Body::decode(record.body.clone()).map_err(|error| corrupt(&record.key, &error))?;
         let held = self.is_held(&record, now.now());
         let Record { revision, mut facts, key, .. } = record;
@@ -463,7 +500,7 @@ impl Journal {
             facts.status = Status::Interrupted;
         }
         let id = facts.execution.clone().ok_or_else(|| corrupt(&key, &"it names no execution"))?;
-        Ok((Entry { id, facts, request, outcome, revision, now }, request_digest))
+        Ok((Entry { id, facts, request, outcome, progress, revision, now }, request_digest))
     }
 }
 

@@ -218,6 +218,11 @@ impl Run {
         self.call_for_help(&mut board, Rank::Helper);
     }
 
+    /// Returns how many items were brought.
+    pub(crate) fn items_read(&self) -> u64 {
+        self.lock().items.as_ref().map_or(0, |items| items.read)
+    }
+
     /// Says that all items were brought.
     pub(crate) fn items_end(&self) {
         let mut board = self.lock();
