@@ -177,6 +177,9 @@ pub(crate) enum ResultFormat {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) request: RequestArgs,
+    /// Show the plan of a batch whose items are for this port; inputs are what all items share
+    #[arg(long, value_name = "PORT", value_parser = Port::parse)]
+    pub(crate) items_port: Option<Port>,
     /// The name of the execution, for results that are kept for one execution alone
     #[arg(long, value_name = "ID", value_parser = ExecutionId::parse)]
     pub(crate) execution_id: Option<ExecutionId>,

@@ -5,13 +5,13 @@ mod source;
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use docket_graph::Schema;
+use docket_graph::{Graph, Port, Schema};
 use prost_reflect::MessageDescriptor;
 
 use crate::args::ItemsFormat;
 use crate::json;
 
-pub(crate) use source::{Opened, Taken};
+pub(crate) use source::{Opened, Patience, Taken};
 
 /// The most bytes of one item. 16 MiB: what a step may answer where nothing else is said.
 const LONGEST: u64 = docket_runtime::DEFAULT_OUTPUT;
@@ -29,6 +29,14 @@ pub(crate) struct Form {
     pub(crate) format: ItemsFormat,
     pub(crate) message: MessageDescriptor,
     pub(crate) schema: Schema,
+}
+
+impl Form {
+    /// Returns what the items for a port are, which the graph has.
+    pub(crate) fn of(graph: &Graph, port: &Port, format: ItemsFormat) -> Self {
+        let id = graph.find_port(port).expect("the plan knows the port of its items");
+        Self { format, message: graph.message(id).clone(), schema: graph.schema(id).clone() }
+    }
 }
 
 /// One item that was read.

@@ -26,6 +26,8 @@ pub(crate) struct Asked {
     /// The ports of the given inputs, and where each one's JSON is.
     pub(crate) given: Vec<Port>,
     sources: Vec<InputSource>,
+    /// What comes as the items of a batch.
+    pub(crate) items: Option<Port>,
 }
 
 impl Asked {
@@ -51,20 +53,34 @@ impl Asked {
             });
             sources.push(source);
         }
-        let plan = Plan::of(graph, &target, &given).map_err(|errors| unplannable(&errors, graph))?;
-        Ok(Self { target, plan, given, sources })
+        let plan =
+            Plan::of(graph, &target, &given).map_err(|errors| unplannable(&errors, graph, "--input"))?;
+        Ok(Self { target, plan, given, sources, items: None })
     }
 
-    /// Returns the same with what the port has as the items of a batch.
+    /// Returns the request with what the port has as the items of a batch.
     ///
     /// # Errors
-    /// Where the items do not fit the graph.
-    pub(crate) fn with_items(mut self, items: &Port, graph: &Graph) -> Result<Self, CliError> {
-        let mut given = self.given.clone();
-        given.push(items.clone());
-        let plan = Plan::of_items(graph, &self.target, &given, self.given.len());
-        self.plan = plan.map_err(|errors| unplannable(&errors, graph))?;
-        Ok(self)
+    /// As [`Asked::of`].
+    pub(crate) fn of_items(
+        args: RequestArgs,
+        items: Port,
+        config: &Config,
+        graph: &Graph,
+    ) -> Result<Self, CliError> {
+        let RequestArgs { output, inputs } = args;
+        let target = target(output.or_else(|| config.batch.output.clone()), graph)?;
+        let inputs = if inputs.is_empty() { config.batch.shared.clone() } else { inputs };
+        let (mut given, mut sources) = (Vec::new(), Vec::new());
+        for InputArg { port, source } in inputs {
+            given.push(match port {
+                Some(port) => port,
+                None => the_items(graph, &target, std::slice::from_ref(&items))?,
+            });
+            sources.push(source);
+        }
+        let plan = plan_items(graph, &target, &given, &items, "--input")?;
+        Ok(Self { target, plan, given, sources, items: Some(items) })
     }
 
     /// Reads the inputs and decodes them.
@@ -98,8 +114,12 @@ impl Asked {
 pub(crate) struct AskedBatch {
     /// The target and what all items share, with the plan of the batch.
     pub(crate) asked: Asked,
+    pub(crate) items: ItemsAsked,
+}
+
+/// The items of a batch, and how they are worked on.
+pub(crate) struct ItemsAsked {
     pub(crate) place: Place,
-    /// The port of the items, and what each is.
     pub(crate) port: Port,
     pub(crate) form: Form,
     pub(crate) max_concurrency: Option<NonZeroU32>,
@@ -154,24 +174,12 @@ impl AskedBatch {
             Some(port) => port,
             None => the_items(graph, &target, &given)?,
         };
-        let mut all = given.clone();
-        all.push(port.clone());
-        let plan = Plan::of_items(graph, &target, &all, given.len())
-            .map_err(|errors| unplannable_batch(&errors, graph))?;
-        let id = graph.find_port(&port).expect("the plan knows the port of the items");
-        let form = Form {
-            format: format.unwrap_or_else(|| ItemsFormat::of(&place)),
-            message: graph.message(id).clone(),
-            schema: graph.schema(id).clone(),
-        };
-        Ok(Self {
-            asked: Asked { target, plan, given, sources },
-            place,
-            port,
-            form,
-            max_concurrency: max_concurrency.or(most),
-            on_item_error: on_item_error.or(policy).unwrap_or(OnItemErrorArg::Fail),
-        })
+        let plan = plan_items(graph, &target, &given, &port, "--shared")?;
+        let form = Form::of(graph, &port, format.unwrap_or_else(|| ItemsFormat::of(&place)));
+        let asked = Asked { target, plan, given, sources, items: Some(port.clone()) };
+        let max_concurrency = max_concurrency.or(most);
+        let on_item_error = on_item_error.or(policy).unwrap_or(OnItemErrorArg::Fail);
+        Ok(Self { asked, items: ItemsAsked { place, port, form, max_concurrency, on_item_error } })
     }
 }
 
@@ -208,6 +216,18 @@ fn the_leaf(graph: &Graph, target: &Port) -> Result<Port, CliError> {
     })
 }
 
+/// Returns the plan of a batch; `option` is how an input is given that is missing.
+fn plan_items(
+    graph: &Graph,
+    target: &Port,
+    shared: &[Port],
+    items: &Port,
+    option: &str,
+) -> Result<Plan, CliError> {
+    let given: Vec<_> = shared.iter().chain([items]).cloned().collect();
+    Plan::of_items(graph, target, &given, shared.len()).map_err(|errors| unplannable(&errors, graph, option))
+}
+
 /// Returns the port of items for which none is named.
 fn the_items(graph: &Graph, target: &Port, shared: &[Port]) -> Result<Port, CliError> {
     let items = docket_graph::default_items(graph, target, shared);
@@ -221,15 +241,7 @@ fn the_items(graph: &Graph, target: &Port, shared: &[Port]) -> Result<Port, CliE
 }
 
 /// Says why there is no plan, and for what is missing how to give it.
-fn unplannable(errors: &PlanErrors, graph: &Graph) -> CliError {
-    said(errors, graph, "--input")
-}
-
-fn unplannable_batch(errors: &PlanErrors, graph: &Graph) -> CliError {
-    said(errors, graph, "--shared")
-}
-
-fn said(errors: &PlanErrors, graph: &Graph, option: &str) -> CliError {
+fn unplannable(errors: &PlanErrors, graph: &Graph, option: &str) -> CliError {
     let say = |fault: &PlanFault| match fault {
         PlanFault::MissingInput { port, .. } => {
             let id = graph.find_port(port).expect("a leaf that is needed is in the graph");

@@ -98,6 +98,15 @@ impl From<OnItemErrorArg> for OnItemError {
     }
 }
 
+impl From<OnItemError> for OnItemErrorArg {
+    fn from(policy: OnItemError) -> Self {
+        match policy {
+            OnItemError::Fail => Self::Fail,
+            OnItemError::Continue => Self::Continue,
+        }
+    }
+}
+
 impl ItemsFormat {
     /// Every choice, as the configuration writes it.
     pub(crate) const WORDS: [(&str, Self); 2] = [("json", Self::Json), ("proto", Self::Proto)];

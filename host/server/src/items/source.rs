@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use docket_runtime::ItemsError;
+use docket_runtime::{BatchProgress, Every, ItemCounts, ItemsError};
 use futures_util::stream::{self, Stream};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinSet;
@@ -74,6 +75,40 @@ pub(crate) struct Taken {
     pub(crate) size: Option<u64>,
     /// How many bytes were read up to the end of the last item that was taken.
     pub(crate) bytes: Arc<AtomicU64>,
+    /// What became of them.
+    pub(crate) progress: Arc<OnceLock<BatchProgress>>,
+}
+
+impl Taken {
+    /// Says what the items are taken for.
+    pub(crate) fn follow(&self, progress: &BatchProgress) {
+        self.progress.get_or_init(|| progress.clone());
+    }
+}
+
+/// What an item that is wrong waits for, which ends the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Nothing.
+    None,
+    /// The end of all items before it, so that their results are there however fast the items are read.
+    UntilEnded,
+}
+
+/// How often it is looked whether all items before a wrong one have ended. It happens once a batch.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Waits until every item that was taken has ended.
+async fn until_ended(progress: &OnceLock<BatchProgress>) {
+    let mut every = Every::new(LOOK);
+    loop {
+        if let Some(ItemCounts { read, done, failed }) = progress.get().map(BatchProgress::counts)
+            && done + failed == read
+        {
+            return;
+        }
+        every.next().await;
+    }
 }
 
 impl Opened {
@@ -81,18 +116,22 @@ impl Opened {
     pub(crate) fn stream(
         self,
         form: Form,
+        patience: Patience,
     ) -> (impl Stream<Item = Result<Bytes, ItemsError>> + Send + 'static, Taken) {
-        let taken =
-            Taken { size: self.regular.as_ref().map(|(_, size)| *size), bytes: Arc::new(AtomicU64::new(0)) };
-        let (parcels, bytes) = (self.parcels(form), Arc::clone(&taken.bytes));
-        let stream = stream::unfold((parcels, bytes), |(mut parcels, bytes)| async move {
+        let size = self.regular.as_ref().map(|(_, size)| *size);
+        let taken = Taken { size, bytes: Arc::default(), progress: Arc::default() };
+        let state = (self.parcels(form), Arc::clone(&taken.bytes), Arc::clone(&taken.progress));
+        let stream = stream::unfold(state, move |(mut parcels, bytes, progress)| async move {
             let Item { message, end } = parcels.next().await?;
             bytes.store(end, Ordering::Relaxed);
+            if message.is_err() && patience == Patience::UntilEnded {
+                until_ended(&progress).await;
+            }
             let message = message.map(Bytes::from).map_err(|fault| match fault.reach {
                 Reach::Item => ItemsError::Item(fault.to_string()),
                 Reach::Rest => ItemsError::Read(fault.to_string()),
             });
-            Some((message, (parcels, bytes)))
+            Some((message, (parcels, bytes, progress)))
         });
         (stream, taken)
     }

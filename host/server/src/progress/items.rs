@@ -82,7 +82,7 @@ mod tests {
     fn check(counts: (u64, u64, u64), bytes: u64, size: Option<u64>, expected: &str) {
         let (read, done, failed) = counts;
         let counts = ItemCounts { read, done, failed };
-        let taken = Taken { size, bytes: Arc::new(AtomicU64::new(bytes)) };
+        let taken = Taken { size, bytes: Arc::new(AtomicU64::new(bytes)), progress: Arc::default() };
         assert_eq!(said(counts, Duration::from_secs(10), share(counts, &taken)), expected);
     }
 

@@ -1,31 +1,81 @@
 //! One batch from its beginning to the last of its results, for the verbs that carry one out. Never decides which batch.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use docket_graph::{Arity, Graph, Plan, Port};
-use docket_runtime::{Batch, BatchOutcome, ErrorKind, Every, ExecutionError, ExecutionId, ItemCounts, Value};
+use docket_runtime::{
+    Batch, BatchOutcome, BatchRequest, ErrorKind, Every, ExecutionError, ExecutionId, Host, ItemCounts,
+    ItemSource, Request, Value,
+};
 use prost_reflect::MessageDescriptor;
 
 use super::carrying::{said, with_resume};
-use crate::args::{BatchFormat, OnItemErrorArg, ResultFormat};
+use crate::args::{BatchFormat, ItemsFormat, OnItemErrorArg, ResultFormat};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::input::Place;
 use crate::interrupt::interrupted;
-use crate::items::{Opened, Taken};
+use crate::items::{Opened, Patience, Taken};
 use crate::output::{self, LineForm, Lines};
-use crate::request::refused;
+use crate::request::{ItemsAsked, refused};
 use crate::session::Session;
 use crate::store::Door;
 
 /// How long results that are done may take to be written once a signal came: a reader that has stopped is not waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Opens the place of items. What is no file may wait for its writer, and hears signals meanwhile.
-///
-/// # Errors
-/// Where it cannot be read.
-pub(super) async fn open(session: &mut Session, place: &Place, port: &Port) -> Result<Opened, CliError> {
+/// What a batch is made of, whoever asked for it.
+pub(super) struct Parts {
+    /// With what all items share.
+    pub(super) request: Request,
+    pub(super) plan: Plan,
+    pub(super) items: ItemsAsked,
+    pub(super) format: Option<BatchFormat>,
+    pub(super) report: bool,
+}
+
+impl Parts {
+    /// Returns the batch, of which nothing has run.
+    ///
+    /// # Errors
+    /// Where its results could not be written, its items not be read, or the request does not fit the graph.
+    pub(super) async fn begin(self, session: &mut Session, host: &Host) -> Result<Batching, CliError> {
+        let Self { request, plan, items, format, report } = self;
+        let ItemsAsked { place, port, form, max_concurrency, on_item_error } = items;
+        let graph = host.graph();
+        let target = graph.port(plan.target());
+        let writing = Shape::of(graph, &plan).writing(graph, target, format, on_item_error)?;
+        let opened = open(session, &place, &port).await?;
+        let mut request = BatchRequest::new(request).items(port).on_item_error(on_item_error.into());
+        // A path that is no text cannot stand in a record.
+        let path = opened.regular.as_ref().and_then(|(path, _)| path.to_str());
+        let by_name = form.format == ItemsFormat::of(&place);
+        let again = path.map(|_| if by_name { "" } else { form.format.option() });
+        if let Some(path) = path {
+            request = request.source(ItemSource::File(path.to_owned()));
+        }
+        if let Some(most) = max_concurrency {
+            request = request.max_concurrency(NonZeroUsize::try_from(most).unwrap_or(NonZeroUsize::MAX));
+        }
+        let patience = match on_item_error {
+            OnItemErrorArg::Fail if is_pipelined(&plan) => Patience::UntilEnded,
+            OnItemErrorArg::Fail | OnItemErrorArg::Continue => Patience::None,
+        };
+        let (items, taken) = opened.stream(form, patience);
+        let batch = host.batch(request, items).map_err(|error| refused(&error))?;
+        taken.follow(&batch.progress());
+        Ok(Batching { batch, taken, writing, report, again })
+    }
+}
+
+/// Returns whether each item comes to its end whatever becomes of those after it.
+fn is_pipelined(plan: &Plan) -> bool {
+    plan.items().is_some_and(|items| plan.result_dimension() == items && plan.gathered(items).is_empty())
+}
+
+/// Opens the place of items. What is no file may wait for its writer, and a signal is heard meanwhile.
+async fn open(session: &mut Session, place: &Place, port: &Port) -> Result<Opened, CliError> {
     let (place, sentence) = (place.clone(), format!("the items for `{port}` cannot be read from {place}"));
     let open =
         move || Opened::of(&place).map_err(|error| CliError::new(Exit::Usage, sentence).caused_by(&error));
@@ -34,7 +84,7 @@ pub(super) async fn open(session: &mut Session, place: &Place, port: &Port) -> R
 
 /// What a batch gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+enum Shape {
     /// A value of its own for each item.
     PerItem(Arity),
     /// One value that is made of all items.
@@ -42,7 +92,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    pub(super) fn of(graph: &Graph, plan: &Plan) -> Self {
+    fn of(graph: &Graph, plan: &Plan) -> Self {
         let Some(items) = plan.items().filter(|items| *items == plan.result_dimension()) else {
             return Self::Once;
         };
@@ -54,7 +104,7 @@ impl Shape {
     ///
     /// # Errors
     /// Where the format has no place for them.
-    pub(super) fn writing(
+    fn writing(
         self,
         graph: &Graph,
         target: &Port,
@@ -90,19 +140,19 @@ impl Shape {
 }
 
 /// How the results of a batch are written.
-pub(super) enum Writing {
+enum Writing {
     PerItem(LineForm),
     Once { message: MessageDescriptor, format: ResultFormat },
 }
 
 /// A batch that is about to begin.
 pub(super) struct Batching {
-    pub(super) batch: Batch,
-    pub(super) taken: Taken,
-    pub(super) writing: Writing,
-    pub(super) report: bool,
+    batch: Batch,
+    taken: Taken,
+    writing: Writing,
+    report: bool,
     /// The options with which its items are read again by `resume`; none where they cannot be.
-    pub(super) again: Option<&'static str>,
+    again: Option<&'static str>,
 }
 
 /// Why results are no longer written while the batch lasts.
@@ -216,7 +266,7 @@ impl Writing {
 }
 
 /// Returns how a batch that was stopped is gone on with.
-fn way_on(id: &ExecutionId, door: &Door, again: Option<&str>) -> String {
+pub(super) fn way_on(id: &ExecutionId, door: &Door, again: Option<&str>) -> String {
     match again {
         Some(options) => format!("docket-host resume {id}{options}{}", door.option()),
         None => format!("give the same command the same items again, with `--execution-id {id}`"),
