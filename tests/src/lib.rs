@@ -161,18 +161,18 @@ impl Observer for Recorder {
             Event::ExecutionStarted { target, steps } => {
                 format!("execution started: {target}, {steps} steps")
             }
-            Event::AttemptStarted { step, attempt } => format!("{step} {attempt} started"),
-            Event::Output { step, attempt, stream, line } => {
+            Event::AttemptStarted { step, attempt, .. } => format!("{step} {attempt} started"),
+            Event::Output { step, attempt, stream, line, .. } => {
                 format!("{step} {attempt} {}: {line}", stream.as_str())
             }
             Event::AttemptEnded { step, attempt, failure: None, .. } => format!("{step} {attempt} answered"),
             Event::AttemptEnded { step, attempt, failure: Some(failure), .. } => {
                 format!("{step} {attempt} failed: {failure}")
             }
-            Event::RetryScheduled { step, attempt, delay } => {
+            Event::RetryScheduled { step, attempt, delay, .. } => {
                 format!("{step} {attempt} after {} ms", delay.as_millis())
             }
-            Event::StepEnded { step, outcome } => format!("{step} ended: {outcome:?}"),
+            Event::StepEnded { step, outcome, .. } => format!("{step} ended: {outcome:?}"),
             Event::ExecutionEnded { error: None, .. } => "execution ended".to_owned(),
             Event::ExecutionEnded { error: Some(error), .. } => format!("execution ended: {error}"),
             other => format!("{other:?}"),

@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use docket_graph::{OnItemError, Port, Scope};
 use docket_runtime::{
-    Batch, BatchOutcome, BatchRequest, ErrorKind, ExecutionError, ExecutionId, ExecutionOutcome, Host,
-    ItemOutcome, ItemSource, ItemsError, Request, RequestError, StepFailure, StoredRequest, Value,
+    Batch, BatchOutcome, BatchRequest, ErrorKind, Event, ExecutionError, ExecutionId, ExecutionOutcome, Host,
+    ItemCounts, ItemOutcome, ItemSource, ItemsError, Observer, Request, RequestError, RetryOptions,
+    StepFailure, StepOptions, StoredRequest, Value,
 };
 use docket_tests::example::{UserId, UserProfile};
 use docket_tests::{Recorder, Setup, example_module, host, keeping, options};
 use futures_util::{Stream, StreamExt as _, stream};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 use prost::Message;
 use prost::bytes::Bytes;
 
@@ -273,8 +276,8 @@ async fn a_list_within_an_item_comes_together_in_that_item() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_are_counted_for_each_item() {
-    let retry = docket_runtime::RetryOptions { max_attempts: 3.try_into().ok(), ..Default::default() };
-    let step = docket_runtime::StepOptions { retry, ..Default::default() };
+    let retry = RetryOptions { max_attempts: 3.try_into().ok(), ..Default::default() };
+    let step = StepOptions { retry, ..Default::default() };
     let setup = Setup::new(&["obey"]).step("FetchProfile", step);
     let host = setup.host().await;
     let words = (0..30).map(|n| format!("{n}-until-{}", n % 5));
@@ -407,4 +410,195 @@ async fn the_record_of_a_batch_says_what_it_is_and_how_far() {
     let entry = journal.read("default", "b").await.unwrap().unwrap();
     let detail: serde_json::Value = serde_json::from_str(entry.facts.detail.as_deref().unwrap()).unwrap();
     assert_eq!(detail["items"].to_string(), r#"{"done":3000,"failed":0,"read":3000}"#);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn executions_go_on_beside_batches_of_items_that_spin() {
+    let step = StepOptions { timeout: Some(Duration::from_secs(20)), ..StepOptions::default() };
+    let setup = Setup::new(&["scripted"]).with(|options| {
+        options.max_instances = 16;
+        options.defaults = step;
+    });
+    let host = setup.host().await;
+    let target = || Request::new(Port::parse("example.v1.UserProfile#first").unwrap());
+    let batch = || BatchRequest::new(target()).max_concurrency(width(50));
+    let spinning = told((0..50).map(|_| "spin|0".to_owned()));
+    let mut first = host.batch(batch(), spinning).unwrap();
+    let mut second = host.batch(batch(), told((0..50).map(|_| "spin|0".to_owned()))).unwrap();
+    let beside = async {
+        setup.recorder.until_started("S0", 14).await;
+        for _ in 0..5 {
+            let request = target().input(&UserId { id: "0|0".to_owned() }).timeout(Duration::from_secs(10));
+            let outcome = host.execute(request).await.unwrap();
+            assert!(outcome.result.is_ok(), "{:?}", outcome.result);
+        }
+    };
+    tokio::select! {
+        outcome = first.next() => panic!("{outcome:?}"),
+        outcome = second.next() => panic!("{outcome:?}"),
+        () = beside => {}
+    }
+    assert_eq!(setup.starts("S0"), 14 + 5, "batches leave two of sixteen permits to others");
+}
+
+/// Remembers for which element what was told.
+#[derive(Default)]
+struct Elements(std::sync::Mutex<Vec<String>>);
+
+impl Observer for Elements {
+    fn on_event(&self, _: &ExecutionId, event: &Event<'_>) {
+        let line = match event {
+            Event::AttemptStarted { step, element, .. } => format!("{element}: {step} started"),
+            Event::AttemptEnded { step, element, .. } => format!("{element}: {step} answered"),
+            Event::StepEnded { step, element, outcome } => format!("{element}: {step} ended {outcome:?}"),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_is_told_with_the_element_and_for_each_in_order() {
+    let told = Arc::<Elements>::default();
+    let builder = Host::builder().options(options()).observer(told.clone());
+    let builder = builder.module("scatter_gather.wasm", example_module("scatter_gather"));
+    let host = builder.build().await.unwrap();
+    let texts = texts((0..20).map(|n| if n == 7 { "a. \u{fffd}".to_owned() } else { "a. b.".to_owned() }));
+    let request = wordcount("Summary", "Text").on_item_error(OnItemError::Continue);
+    let (_, outcome) = carried_out(&host, request, texts).await;
+    let lines = told.0.lock().unwrap().clone();
+    let of = |element: &str| {
+        let prefix = format!("{element}: ");
+        lines.iter().filter_map(move |line| line.strip_prefix(&prefix)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for item in (0..20).filter(|item| *item != 7) {
+        let own = ["Split", "Summarise"];
+        let expected =
+            own.map(|step| ["started", "answered", "ended Done"].map(|did| format!("{step} {did}")));
+        assert_eq!(of(&format!("item {item}")), expected.concat());
+        for element in 0..2 {
+            let expected = ["started", "answered", "ended Done"].map(|did| format!("Count {did}"));
+            assert_eq!(of(&format!("item {item}, element {element} of `Split`")), expected);
+        }
+    }
+    let failed = ["Count started", "Count answered", "Count ended Failed"];
+    assert_eq!(of("item 7, element 1 of `Split`"), failed);
+    let count = outcome.report.steps.iter().find(|step| step.step.as_str() == "Count").unwrap();
+    assert_eq!(count.attempts[0].element.to_string(), "item 7, element 1 of `Split`");
+}
+
+/// What an item is told, and what is to come of it.
+#[derive(Clone, Debug)]
+enum Told {
+    /// It answers after so many milliseconds, at this attempt.
+    Answers(u8, u32),
+    Fails,
+    /// It is no message.
+    Garbage,
+}
+
+impl Told {
+    /// Returns the item, of which each has words of its own unless it is one of some that are equal.
+    fn item(&self, name: usize) -> Bytes {
+        let id = match self {
+            Told::Answers(millis, attempt) => format!("{name}-sleeps-{millis}-until-{attempt}"),
+            Told::Fails => format!("{name}-fails"),
+            Told::Garbage => return Bytes::from_static(b"\xff"),
+        };
+        UserId { id }.encode_to_vec().into()
+    }
+
+    /// Returns how many attempts it fails after; none where it answers.
+    fn fails_after(&self, attempts: u32) -> Option<u32> {
+        match self {
+            Told::Answers(_, at) if *at <= attempts => None,
+            Told::Answers(..) => Some(attempts),
+            Told::Fails => Some(1),
+            Told::Garbage => Some(0),
+        }
+    }
+}
+
+fn anything() -> impl Strategy<Value = Told> {
+    prop_oneof![
+        12 => (0..4_u8, 1..4_u32).prop_map(|(millis, attempt)| Told::Answers(millis, attempt)),
+        1 => Just(Told::Fails),
+        1 => Just(Told::Garbage),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    items: Vec<Told>,
+    /// Items of the same number modulo this are equal, where they are told the same.
+    names: usize,
+    most: usize,
+    policy: OnItemError,
+    attempts: u32,
+    kept: bool,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let policy = prop_oneof![Just(OnItemError::Fail), Just(OnItemError::Continue)];
+    let items = proptest::collection::vec(anything(), 0..60);
+    (items, 1..40_usize, 1..20_usize, policy, 1..4_u32, any::<bool>()).prop_map(
+        |(items, names, most, policy, attempts, kept)| Case { items, names, most, policy, attempts, kept },
+    )
+}
+
+#[test]
+fn whatever_items_do_their_outcomes_are_those_of_one_after_the_other() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(20_261_121), ..config });
+    runner.run(&cases(), |case| Ok(tokio.block_on(agrees(&case)))).unwrap_or_else(|error| panic!("{error}"));
+}
+
+async fn agrees(case: &Case) {
+    let Case { items, names, most, policy, attempts, kept } = case.clone();
+    let retry = RetryOptions { max_attempts: attempts.try_into().ok(), ..RetryOptions::default() };
+    let step = if kept { keeping(Scope::Workflow, None) } else { StepOptions::default() };
+    let setup = Setup::new(&["obey"]).step("FetchProfile", StepOptions { retry, ..step });
+    let host = setup.host().await;
+    let given: Vec<Bytes> = items.iter().enumerate().map(|(n, item)| item.item(n % names)).collect();
+    let request = profiles().on_item_error(policy).max_concurrency(width(most));
+    let stream: Items = Box::pin(stream::iter(given.clone().into_iter().map(Ok)));
+    let (outcomes, outcome) = carried_out(&host, request, stream).await;
+    let first_bad = items.iter().position(|item| item.fails_after(attempts).is_some());
+    for (index, of) in outcomes.iter().enumerate() {
+        assert_eq!(of.index, index as u64);
+        match (items[index].fails_after(attempts), &of.result) {
+            (None, Ok(value)) => assert!(name(value).starts_with("key=")),
+            (Some(0), Err(ExecutionError::Item { index: at, .. })) => assert_eq!(*at, index as u64),
+            // A failure that was shared was made by the attempts of another item.
+            (Some(expected), Err(ExecutionError::Failed { attempts, element, .. })) => {
+                assert!(*attempts == expected || kept && *attempts == 0, "{attempts} of {expected}");
+                assert_eq!(element.item(), Some(index as u64));
+            }
+            (expected, got) => panic!("{expected:?} and {got:?}"),
+        }
+    }
+    let ItemCounts { read, done, failed, .. } = outcome.items;
+    match (policy, first_bad) {
+        (OnItemError::Continue, _) | (OnItemError::Fail, None) => {
+            assert!(matches!(outcome.result, Ok(None)));
+            assert_eq!((outcomes.len(), read, done + failed), (items.len(), read, read));
+            assert_eq!(read, items.len() as u64);
+        }
+        (OnItemError::Fail, Some(first)) => {
+            assert!(outcomes.len() <= first);
+            let index = match outcome.result.unwrap_err() {
+                ExecutionError::Item { index, .. } => index,
+                ExecutionError::Failed { element, .. } => element.item().unwrap(),
+                other => panic!("{other}"),
+            };
+            assert!(items[index as usize].fails_after(attempts).is_some());
+        }
+    }
+    if kept && policy == OnItemError::Continue {
+        let good = given.iter().zip(&items).filter(|(_, item)| item.fails_after(attempts).is_none());
+        let distinct: std::collections::BTreeSet<&Bytes> = good.map(|(bytes, _)| bytes).collect();
+        let answered = setup.recorder.matching("answered").len();
+        assert_eq!(answered, distinct.len(), "equal items are answered once");
+    }
 }

@@ -59,7 +59,7 @@ impl Track {
                 self.steps = *steps;
                 (!first).then(|| "starts twice".into())
             }
-            Event::AttemptStarted { step, attempt } => {
+            Event::AttemptStarted { step, attempt, .. } => {
                 let needs =
                     NEEDS.iter().find(|(name, _)| *name == step.as_str()).map_or(&[][..], |(_, needs)| needs);
                 let missing = needs.iter().find(|need| self.ended.get(**need) != Some(&StepOutcome::Done));
@@ -81,7 +81,7 @@ impl Track {
             Event::RetryScheduled { step, attempt, .. } => {
                 (self.attempts.get(step.as_str()) != Some(&(attempt - 1))).then(|| "is the wrong try".into())
             }
-            Event::StepEnded { step, outcome } => {
+            Event::StepEnded { step, outcome, .. } => {
                 self.open.remove(step.as_str());
                 self.ended.insert(step.to_string(), *outcome).map(|_| "ends twice".into())
             }

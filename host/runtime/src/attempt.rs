@@ -1,6 +1,7 @@
 //! Owns one attempt: get the permits, call the guest. Never looks for a kept result, never decides
 //! what comes next.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use docket_graph::Arity;
@@ -46,7 +47,7 @@ pub(crate) async fn attempt(
         lines: lines(run, turn),
         began: admitted.at,
     };
-    call::run(call).await
+    pin!(call::run(call)).await
 }
 
 /// Waits for the permits of an attempt.
@@ -55,8 +56,12 @@ async fn admit<'a>(run: &'a Run, turn: Turn, code: &'a StepCode) -> Admitted<'a>
         Some(gate) => Some(permit(gate).await),
         None => None,
     };
+    let share = match run.share() {
+        Some(share) => Some(permit(share).await),
+        None => None,
+    };
     let instance = permit(&run.home.instances).await;
-    Admitted { _gate: gate, _instance: instance, at: run.attempt_began(turn) }
+    Admitted { _gate: gate, _share: share, _instance: instance, at: run.attempt_began(turn) }
 }
 
 async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
@@ -65,6 +70,6 @@ async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
 
 /// Passes a guest's lines to the observer, if there is one.
 fn lines(run: &Arc<Run>, turn: Turn) -> LineSink {
-    let writer = Writer { node: turn.job.node, attempt: turn.attempt };
+    let writer = Writer { job: turn.job, attempt: turn.attempt };
     run.home.observer.is_some().then(|| (Arc::clone(run) as Arc<dyn Lines>, writer))
 }

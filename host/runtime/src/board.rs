@@ -52,6 +52,7 @@ pub(crate) struct Run {
     pub(crate) limit: Option<Duration>,
     /// Where results are kept; none where no step of the plan keeps any.
     pub(crate) journaled: Option<Arc<Keeping>>,
+    is_batch: bool,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
@@ -80,6 +81,8 @@ pub(crate) struct Home {
     pub(crate) generation: Arc<Generation>,
     /// The permits for guest instances of the whole host.
     pub(crate) instances: Arc<Semaphore>,
+    /// As many of them as batches may have together, so that they never have all.
+    pub(crate) batches: Arc<Semaphore>,
     /// The most lanes of an execution beside the first.
     pub(crate) most_helpers: usize,
     /// Whose executions these are.
@@ -204,6 +207,8 @@ pub(crate) struct Taken<'a> {
 /// An attempt that has its permits and has begun.
 pub(crate) struct Admitted<'a> {
     pub(crate) _gate: Option<SemaphorePermit<'a>>,
+    /// Of what batches may have.
+    pub(crate) _share: Option<SemaphorePermit<'a>>,
     pub(crate) _instance: SemaphorePermit<'a>,
     pub(crate) at: Instant,
 }
@@ -263,24 +268,9 @@ impl Run {
         let inputs = prepared.by_port.iter().map(|position| &*given[*position]);
         let key = RunKey::of(&id, &prepared, inputs);
         let elements = items.as_ref().map_or_else(Elements::default, ItemsStart::elements);
-        let board = Board {
-            progress: Progress::new(plan, Arc::clone(retries), elements),
-            ready: VecDeque::new(),
-            frames: Frames::new(plan, key, uses),
-            tallies: Vec::new(),
-            failures: Vec::new(),
-            items: items.map(|items| Items::new(items, started)),
-            begun: 0,
-            first_rests: false,
-            helpers: 0,
-            helpers_resting: 0,
-            actions: Vec::new(),
-            conclusion: None,
-            elapsed: Duration::ZERO,
-            now: started,
-            endings: Vec::new(),
-        };
-        let run = Self {
+        let progress = Progress::new(plan, Arc::clone(retries), elements);
+        let frames = Frames::new(plan, key, uses);
+        let run = Arc::new(Self {
             id,
             home,
             prepared,
@@ -289,18 +279,35 @@ impl Run {
             started,
             limit,
             journaled,
+            is_batch: items.is_some(),
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
-            board: Mutex::new(board),
-        };
+            board: Mutex::new(Board {
+                progress,
+                ready: VecDeque::new(),
+                frames,
+                tallies: Vec::new(),
+                failures: Vec::new(),
+                items: items.map(|items| Items::new(items, started)),
+                begun: 0,
+                first_rests: false,
+                helpers: 0,
+                helpers_resting: 0,
+                actions: Vec::new(),
+                conclusion: None,
+                elapsed: Duration::ZERO,
+                now: started,
+                endings: Vec::new(),
+            }),
+        });
         run.tell(&Event::ExecutionStarted { target: run.target(), steps: run.plan().len() });
         let mut board = run.lock();
         let Board { progress, actions, .. } = &mut *board;
         progress.start(actions);
         run.perform(&mut board);
         drop(board);
-        Arc::new(run)
+        run
     }
 
     /// Returns what is carried out.
@@ -428,8 +435,17 @@ impl Run {
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
         }
+        let share = match self.share() {
+            Some(share) => Some(share.try_acquire().ok()?),
+            None => None,
+        };
         let instance = self.home.instances.try_acquire().ok()?;
-        Some(Admitted { _gate: None, _instance: instance, at: self.began(board, turn) })
+        Some(Admitted { _gate: None, _share: share, _instance: instance, at: self.began(board, turn) })
+    }
+
+    /// Returns what an attempt needs a permit of before one for an instance: only those of a batch do.
+    pub(crate) fn share(&self) -> Option<&Semaphore> {
+        self.is_batch.then(|| &*self.home.batches)
     }
 
     /// Notes that an attempt has its permits and begins now; returns when that is.
@@ -456,9 +472,11 @@ impl Run {
             outcome: AttemptOutcome::Cancelled,
             error: None,
             usage: None,
+            element: ElementPath::default(),
         });
         let step = &self.code(turn.job.node).name;
-        self.tell(&Event::AttemptStarted { step, attempt: turn.attempt });
+        let element = &self.told_element(board, turn.job.frame);
+        self.tell(&Event::AttemptStarted { step, element, attempt: turn.attempt });
         now
     }
 
@@ -505,7 +523,8 @@ impl Run {
         board.node_mut(self.plan(), job).outcome = Some(outcome);
         // Steps that never started are told of at the end, all together.
         if outcome != StepOutcome::NeverStarted {
-            self.tell(&Event::StepEnded { step: &self.code(job.node).name, outcome });
+            let element = &self.told_element(board, job.frame);
+            self.tell(&Event::StepEnded { step: &self.code(job.node).name, element, outcome });
         }
         match outcome {
             StepOutcome::Done | StepOutcome::Cached => board.frames.drop_used(self.plan(), job),
@@ -530,6 +549,14 @@ impl Run {
         board.failures.push(Failed { job, item, element, failure, attempts });
     }
 
+    /// Returns which element a frame is of, where there is somebody to be told.
+    fn told_element(&self, board: &Board, frame: FrameId) -> ElementPath {
+        match &self.home.observer {
+            Some(_) => self.element(board, frame),
+            None => ElementPath::default(),
+        }
+    }
+
     /// Returns which element a frame is of.
     fn element(&self, board: &Board, frame: FrameId) -> ElementPath {
         let element = |(_, dimension, index)| {
@@ -546,6 +573,7 @@ impl Run {
 
     fn record(&self, board: &mut Board, turn: Turn, called: Option<Called>) -> Completion {
         let (step, now) = (&self.code(turn.job.node).name, board.now);
+        let element = self.told_element(board, turn.job.frame);
         let node = board.node_mut(self.plan(), turn.job);
         let began = std::mem::take(&mut node.open);
         let report = if began { node.attempts.last_mut() } else { None };
@@ -569,7 +597,8 @@ impl Run {
         if began {
             let attempt = node.attempts.last().map_or(turn.attempt, |report| report.attempt);
             let failure = result.as_ref().err();
-            self.tell(&Event::AttemptEnded { step, attempt, elapsed, usage, failure });
+            let element = &element;
+            self.tell(&Event::AttemptEnded { step, element, attempt, elapsed, usage, failure });
         }
         match result {
             Ok(value) => {
@@ -638,7 +667,8 @@ impl Run {
                 Action::Start { job, attempt, delay } => {
                     if attempt > 1 {
                         let step = &self.code(job.node).name;
-                        self.tell(&Event::RetryScheduled { step, attempt, delay });
+                        let element = &self.told_element(board, job.frame);
+                        self.tell(&Event::RetryScheduled { step, element, attempt, delay });
                     }
                     board.ready.push_back(Turn { job, attempt, delay });
                 }
@@ -670,6 +700,7 @@ impl Run {
         if Some(element.dimension) == self.plan().items() {
             self.item_ended(board, element, how);
         }
+        let path = if done { ElementPath::default() } else { self.element(board, element.frame) };
         let frame = board.frames.end(self.plan(), element, done);
         if board.tallies.is_empty() {
             board.tallies.resize_with(self.plan().len(), Tally::default);
@@ -680,6 +711,7 @@ impl Run {
             tally.counts.add(outcome);
             if outcome == StepOutcome::Failed && tally.attempts.is_empty() {
                 tally.attempts = ended.attempts;
+                tally.attempts.iter_mut().for_each(|attempt| attempt.element = path.clone());
             }
         }
     }
@@ -689,7 +721,8 @@ impl Run {
         for (node, _) in self.plan().nodes() {
             if self.outcome_of_step(board, node) == StepOutcome::NeverStarted {
                 let outcome = StepOutcome::NeverStarted;
-                self.tell(&Event::StepEnded { step: &self.code(node).name, outcome });
+                let element = &ElementPath::default();
+                self.tell(&Event::StepEnded { step: &self.code(node).name, element, outcome });
             }
         }
         let error = self.error(board, conclusion);
@@ -819,8 +852,9 @@ impl Lines for Run {
             // Written in the rest of its time slice by a guest whose run was abandoned.
             return;
         }
-        let step = &self.code(writer.node).name;
-        self.tell(&Event::Output { step, attempt: writer.attempt, stream, line });
+        let Writer { job, attempt } = writer;
+        let element = &self.told_element(&board, job.frame);
+        self.tell(&Event::Output { step: &self.code(job.node).name, element, attempt, stream, line });
     }
 }
 

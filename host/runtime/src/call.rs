@@ -220,11 +220,14 @@ fn new_store(
     store.set_epoch_deadline(1);
     // Each tick the guest yields through tokio, which then also looks at its timers and sockets:
     // guests that spin cannot starve those that wait.
-    let most = limits.cpu.zip(processor.cloned());
-    store.epoch_deadline_callback(move |_| match &most {
-        Some((most, processor)) if processor.so_far() > *most => Err(TooMuchComputing.into()),
-        _ => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
-    });
+    let go_on = || Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())));
+    match limits.cpu.zip(processor.cloned()) {
+        Some((most, processor)) => store.epoch_deadline_callback(move |_| {
+            if processor.so_far() > most { Err(TooMuchComputing.into()) } else { go_on() }
+        }),
+        // Without anything of its own, so that nothing is allocated for it.
+        None => store.epoch_deadline_callback(move |_| go_on()),
+    }
     let answer = limits.output.saturating_add(ANSWER_OVERHEAD);
     store.set_hostcall_fuel(usize::try_from(answer).unwrap_or(usize::MAX));
     if let Some(fuel) = limits.fuel {

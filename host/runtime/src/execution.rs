@@ -3,6 +3,7 @@
 //! a step does.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,11 +80,13 @@ impl Shared {
 
     /// Returns a home for a generation beside the live one: it shares all but the modules.
     pub(crate) fn home_of(&self, generation: Generation) -> Arc<Home> {
-        let Home { generation: _, instances, most_helpers, tenant, observer } = &*self.home;
-        let (instances, observer): (Arc<Semaphore>, Option<Arc<dyn Observer>>) =
-            (Arc::clone(instances), observer.clone());
+        let Home { generation: _, instances, batches, most_helpers, tenant, observer } = &*self.home;
+        let (instances, batches): (Arc<Semaphore>, Arc<Semaphore>) =
+            (Arc::clone(instances), Arc::clone(batches));
         let (most_helpers, tenant) = (*most_helpers, Arc::clone(tenant));
-        Arc::new(Home { generation: Arc::new(generation), instances, most_helpers, tenant, observer })
+        let observer: Option<Arc<dyn Observer>> = observer.clone();
+        let generation = Arc::new(generation);
+        Arc::new(Home { generation, instances, batches, most_helpers, tenant, observer })
     }
 
     /// Returns the home of the modules, by name and digest, that a recorded execution began with.
@@ -113,7 +116,7 @@ impl Shared {
     pub(crate) fn accept(self: &Arc<Self>, request: Request) -> Result<Execution, RequestError> {
         let limit = request.timeout;
         let (id, accepted) = self.look_at(request)?;
-        let what = What::Request(Box::new(accepted));
+        let what = What::Request(accepted);
         Ok(Execution { id, what, limit, host: Arc::clone(self), cancelled: None })
     }
 
@@ -235,7 +238,7 @@ pub struct Execution {
 }
 
 enum What {
-    Request(Box<Accepted>),
+    Request(Accepted),
     /// What the journal has under the id, and whether that is gone on with where it has no result.
     Recorded(Unfinished),
 }
@@ -299,15 +302,16 @@ impl Execution {
             return Err(RequestError::Closed);
         }
         let begun = Begun { id, limit, host: &host, cancelled };
-        let carried = async {
+        // Pinned where it is made, as all on the way to a step: a future of some kilobytes is never moved.
+        let carried = pin!(async {
             match what {
                 What::Request(accepted) if !accepted.prepared.keeps => {
-                    Ok(begun.run(*accepted, None, None).await)
+                    Ok(pin!(begun.run(accepted, None, None)).await)
                 }
                 // Boxed: most executions are not journaled, and would carry its size.
                 what => Box::pin(begun.journaled(what)).await,
             }
-        };
+        });
         // A task may carry out many executions: a panic in one, such as an embedder's store's, is not to end them all.
         let ended = AssertUnwindSafe(carried).catch_unwind().await;
         ended.unwrap_or_else(|panic| Err(RequestError::Internal(said_by(&*panic))))
@@ -344,7 +348,8 @@ impl Begun<'_> {
         let items = None;
         let run = Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, items });
         let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
-        drive(&run, Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown }).await;
+        let stops = Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown };
+        pin!(drive(&run, stops)).await;
         for ending in run.endings() {
             // A task that only writes a note has nothing to say.
             let _ = ending.await;
@@ -377,7 +382,7 @@ impl Begun<'_> {
                     let What::Request(accepted) = what else {
                         unreachable!("only a request begins an execution")
                     };
-                    self.carry_out(*accepted, keeping.hold_execution(held)).await
+                    self.carry_out(accepted, keeping.hold_execution(held)).await
                 }
                 Opened::Resumed(held, entry) => self.go_on(&keeping, held, entry).await?,
                 Opened::Over(entry) if entry.facts.status == Status::Cancelled && lost.is_some() => {
@@ -419,7 +424,7 @@ impl Begun<'_> {
                 if matches!(error, RequestError::Store(_)) && accepted.runs_without_store() =>
             {
                 tracing::warn!(%error, execution = %self.id, "the execution cannot be recorded, and runs all the same");
-                Ok(self.run(*accepted, keeping, None).await)
+                Ok(self.run(accepted, keeping, None).await)
             }
             What::Request(_) | What::Recorded(_) => Err(error),
         }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use docket_graph::NodeId;
+use docket_graph::Job;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -48,7 +48,7 @@ pub(crate) trait Lines: Send + Sync {
 /// Who writes a line: an attempt at a node of a plan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Writer {
-    pub(crate) node: NodeId,
+    pub(crate) job: Job,
     pub(crate) attempt: u32,
 }
 
@@ -235,7 +235,7 @@ mod tests {
 
     fn lines_within(limit: Volume, writes: &[(Stream, &[u8])]) -> (Vec<(Stream, String)>, GuestLog) {
         let kept = Arc::new(Kept::default());
-        let writer = Writer { node: NodeId::default(), attempt: 1 };
+        let writer = Writer { job: Job::once(docket_graph::NodeId::default()), attempt: 1 };
         let log = GuestLog::new(limit, Some((kept.clone(), writer)));
         for (stream, bytes) in writes {
             let _ = log.write(*stream, bytes);

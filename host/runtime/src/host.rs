@@ -2,17 +2,17 @@
 //! module to an orderly end. The library's front door.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use docket_graph::{Graph, Plan, PlanErrors, Port, StepName};
 use docket_store::{Store, StoreError};
+use futures_util::stream::Stream;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use bytes::Bytes;
-use futures_util::stream::Stream;
 
 use crate::artifact::{ArtifactError, ArtifactStore};
 use crate::batch::{Batch, BatchRequest};
@@ -77,6 +77,10 @@ fn is_tenant(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=LONGEST_TENANT).contains(&text.len()) && text.bytes().all(plain)
 }
+
+/// One of so many permits for instances is never a batch's: an execution beside batches whose items take long does not wait
+/// for one of them to end.
+const SPARED_BY_BATCHES: usize = 8;
 
 /// Is told the name of a module that is about to be compiled.
 type OnCompile = Box<dyn Fn(&str) + Send + Sync>;
@@ -177,10 +181,12 @@ impl HostBuilder {
         };
         let generation = Arc::new(loading.generation(&modules).await?);
         let instances = Arc::new(Semaphore::new(options.max_instances));
+        let spared = options.max_instances.div_ceil(SPARED_BY_BATCHES).min(options.max_instances - 1);
+        let batches = Arc::new(Semaphore::new(options.max_instances - spared));
         let most_helpers = options.lanes.saturating_sub(1);
         let tenant = options.tenant.as_str().into();
         let host = Shared {
-            home: Arc::new(Home { generation, instances, most_helpers, tenant, observer }),
+            home: Arc::new(Home { generation, instances, batches, most_helpers, tenant, observer }),
             executions: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             options,
@@ -267,7 +273,8 @@ impl Host {
     /// Dropping the future cancels the execution: its instances are dropped at once, or at the end
     /// of the time slice that one of them is computing in.
     pub async fn execute(&self, request: Request) -> Result<Outcome, RequestError> {
-        self.start(request)?.outcome().await
+        let execution = self.start(request)?;
+        pin!(execution.outcome()).await
     }
 
     /// Accepts a request, and returns the execution before any of it has run: it runs while its
@@ -282,9 +289,9 @@ impl Host {
     /// Accepts a batch: one request for each of many items, or for all of them together, by one engine and as one execution.
     /// Nothing of it runs before its outcomes are awaited.
     ///
-    /// The items share the permits of this host with all executions, and a batch has no more attempts under way than it has
-    /// places ([`BatchRequest::max_concurrency`]); who waits for a permit gets it in the order of asking, so that an
-    /// execution beside a batch waits for one attempt to end and not for the batch.
+    /// A batch does not starve others. Its attempts share the permits of this host with all executions, in the order of asking,
+    /// and all batches together never have the last eighth of them; it has no more under way than it has places
+    /// ([`BatchRequest::max_concurrency`]), and a guest that computes lets others have its thread every 10 ms.
     ///
     /// # Errors
     /// Where the request does not fit the graph; nothing has run then.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use docket_graph::{Port, StepName};
 
 use crate::call::Usage;
+use crate::element::ElementPath;
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, StepFailure};
 use crate::guest_log::Stream;
@@ -25,6 +26,8 @@ pub enum Event<'a> {
     AttemptStarted {
         /// The step.
         step: &'a StepName,
+        /// For which element; empty for a step that runs once.
+        element: &'a ElementPath,
         /// 1 for the first.
         attempt: u32,
     },
@@ -32,6 +35,8 @@ pub enum Event<'a> {
     Output {
         /// The step.
         step: &'a StepName,
+        /// For which element; empty for a step that runs once.
+        element: &'a ElementPath,
         /// The attempt that wrote.
         attempt: u32,
         /// Where to.
@@ -43,6 +48,8 @@ pub enum Event<'a> {
     AttemptEnded {
         /// The step.
         step: &'a StepName,
+        /// For which element; empty for a step that runs once.
+        element: &'a ElementPath,
         /// The attempt that ended.
         attempt: u32,
         /// Since it started.
@@ -56,15 +63,19 @@ pub enum Event<'a> {
     RetryScheduled {
         /// The step.
         step: &'a StepName,
+        /// For which element; empty for a step that runs once.
+        element: &'a ElementPath,
         /// The attempt to come.
         attempt: u32,
         /// How long it waits first.
         delay: Duration,
     },
-    /// The step is over in this execution.
+    /// The step is over in this execution, or for this element of it. Elements for which it never started are not told of.
     StepEnded {
         /// The step.
         step: &'a StepName,
+        /// For which element; empty for a step that runs once.
+        element: &'a ElementPath,
         /// How it ended.
         outcome: StepOutcome,
     },

@@ -7,6 +7,7 @@ use docket_graph::{FailureClass, Port, StepName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::call::Usage;
+use crate::element::ElementPath;
 use crate::execution_id::ExecutionId;
 
 /// An execution, after the fact.
@@ -110,6 +111,9 @@ pub struct AttemptReport {
     /// Why it failed, causes included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// For which element it was made; empty for a step that runs once.
+    #[serde(default, skip_serializing_if = "ElementPath::is_empty")]
+    pub element: ElementPath,
     /// What it used; none where it was stopped.
     #[serde(flatten)]
     pub usage: Option<Usage>,
@@ -196,6 +200,7 @@ mod tests {
             outcome,
             error: error.map(str::to_owned),
             usage,
+            element: ElementPath::default(),
         }
     }
 

@@ -64,14 +64,17 @@ impl Given {
 pub(crate) struct Sandbox {
     table: ResourceTable,
     /// Made when the guest first asks WASI for something; most steps never do.
-    wasi: Option<WasiCtx>,
+    wasi: Option<Box<WasiCtx>>,
     clock: GuestClock,
     /// Made with `wasi`.
     log: Option<GuestLog>,
     log_limit: Volume,
     lines: LineSink,
     given: Option<Arc<Given>>,
-    files: Files,
+    /// Made with `wasi`.
+    files: Option<Files>,
+    open_files: u64,
+    dir_bytes: u64,
     /// Of a step with a grant; without one it is made when the guest first asks for HTTP, and refuses all.
     http: Option<Box<HttpAttempt>>,
     /// What all the guest's randomness comes from.
@@ -99,7 +102,9 @@ impl Sandbox {
             table,
             wasi: None,
             clock,
-            files: Files::new(limits.open_files, limits.dir_bytes),
+            files: None,
+            open_files: limits.open_files,
+            dir_bytes: limits.dir_bytes,
             log: None,
             log_limit: Volume { bytes: limits.logs, lines: limits.log_lines },
             lines,
@@ -158,7 +163,7 @@ impl Sandbox {
                 ))
             })?;
         }
-        self.wasi = Some(wasi.build());
+        self.wasi = Some(Box::new(wasi.build()));
         Ok(())
     }
 
@@ -234,10 +239,11 @@ impl Sandbox {
     fn parts(&mut self) -> Parts<'_> {
         if self.wasi.is_none() {
             let wasi = self.wasi_builder().build();
-            self.wasi = Some(wasi);
+            self.wasi = Some(Box::new(wasi));
         }
         let wasi = self.wasi.as_mut().expect("made just above");
-        Parts { wasi, table: &mut self.table, files: &mut self.files }
+        let files = self.files.get_or_insert_with(|| Files::new(self.open_files, self.dir_bytes));
+        Parts { wasi, table: &mut self.table, files }
     }
 }
 

@@ -2,6 +2,7 @@
 //! attempt it and keep what comes of it. Never decides what comes next.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ const LONGEST_POLL: Duration = Duration::from_secs(1);
 /// A dropped turn stops what it has begun and gives back what it holds.
 pub(crate) async fn turn(run: &Arc<Run>, taken: Taken<'_>) -> Called {
     // A panic in the host's part of one turn must not take other executions down.
-    match AssertUnwindSafe(carry_out(run, taken)).catch_unwind().await {
+    let carried = pin!(carry_out(run, taken));
+    match AssertUnwindSafe(carried).catch_unwind().await {
         Ok(called) => called,
         Err(panic) => failed(StepFailure::Internal(said_by(&*panic))),
     }
@@ -56,7 +58,7 @@ async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
         (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, &inputs).bytes,
         (None, _) => key.of_step(&code.identity),
     };
-    attempt(run, turn, key, &inputs, begun).await
+    pin!(attempt(run, turn, key, &inputs, begun)).await
 }
 
 /// Brings the kept result of a step: found, waited for, or made.

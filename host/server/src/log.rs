@@ -3,8 +3,9 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use docket_runtime::{Event, ExecutionError, ExecutionId, Observer, StepOutcome};
-use tracing::field::{Field, Visit};
+use docket_graph::StepName;
+use docket_runtime::{ElementPath, Event, ExecutionError, ExecutionId, Observer, StepOutcome};
+use tracing::field::{DisplayValue, Field, Visit, display};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber, debug, info};
 use tracing_subscriber::filter::Targets;
@@ -126,10 +127,11 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let Fields { message, step, rest } = fields;
+        let Fields { message, step, element, rest } = fields;
         let (target, level) = (event.metadata().target(), *event.metadata().level());
         if target == GUEST {
-            return writeln!(writer, "{step}: {}", harmless(&message));
+            let of = if element.is_empty() { String::new() } else { format!(" ({element})") };
+            return writeln!(writer, "{step}{of}: {}", harmless(&message));
         }
         if level <= Level::WARN {
             write!(writer, "{}: ", if level == Level::ERROR { "error" } else { "warning" })?;
@@ -147,6 +149,7 @@ where
 struct Fields {
     message: String,
     step: String,
+    element: String,
     /// All others, as ` name=value`.
     rest: String,
 }
@@ -157,6 +160,7 @@ impl Visit for Fields {
         _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             "step" => write!(self.step, "{value:?}"),
+            "element" => write!(self.element, "{value:?}"),
             name => write!(self.rest, " {name}={value:?}"),
         };
     }
@@ -171,34 +175,50 @@ impl Observer for LogObserver {
             Event::ExecutionStarted { target, steps } => {
                 debug!(target: EVENT, %execution, port = %target, steps, "execution {execution} started: {steps} steps for {target}");
             }
-            Event::AttemptStarted { step, attempt } => {
-                debug!(target: EVENT, %execution, %step, attempt, "{step}: attempt {attempt} started");
+            Event::AttemptStarted { step, element, attempt } => {
+                let (place, element) = (place(step, element), field(element));
+                debug!(target: EVENT, %execution, %step, element, attempt, "{place}: attempt {attempt} started");
             }
-            Event::Output { step, attempt, stream, line } => {
+            Event::Output { step, element, attempt, stream, line } => {
+                let element = field(element);
                 let stream = stream.as_str();
-                info!(target: GUEST, %execution, %step, attempt, stream, "{line}");
+                info!(target: GUEST, %execution, %step, element, attempt, stream, "{line}");
             }
-            Event::AttemptEnded { step, attempt, elapsed, failure: None, .. } => {
+            Event::AttemptEnded { step, element, attempt, elapsed, failure: None, .. } => {
+                let (place, element) = (place(step, element), field(element));
                 let elapsed_ms = millis(*elapsed);
-                debug!(target: EVENT, %execution, %step, attempt, elapsed_ms, "{step}: attempt {attempt} done after {elapsed_ms} ms");
+                debug!(target: EVENT, %execution, %step, element, attempt, elapsed_ms, "{place}: attempt {attempt} done after {elapsed_ms} ms");
             }
-            Event::AttemptEnded { step, attempt, elapsed, failure: Some(failure), .. } => {
+            Event::AttemptEnded { step, element, attempt, elapsed, failure: Some(failure), .. } => {
+                let (place, element) = (place(step, element), field(element));
                 let elapsed_ms = millis(*elapsed);
-                debug!(target: EVENT, %execution, %step, attempt, elapsed_ms, error = %failure, "{step}: attempt {attempt} failed after {elapsed_ms} ms: {failure}");
+                debug!(target: EVENT, %execution, %step, element, attempt, elapsed_ms, error = %failure, "{place}: attempt {attempt} failed after {elapsed_ms} ms: {failure}");
             }
-            Event::RetryScheduled { step, attempt, delay } => {
+            Event::RetryScheduled { step, element, attempt, delay } => {
+                let (place, element) = (place(step, element), field(element));
                 let delay_ms = millis(*delay);
-                debug!(target: EVENT, %execution, %step, attempt, delay_ms, "{step}: attempt {attempt} follows in {delay_ms} ms");
+                debug!(target: EVENT, %execution, %step, element, attempt, delay_ms, "{place}: attempt {attempt} follows in {delay_ms} ms");
             }
-            Event::StepEnded { step, outcome } => {
+            Event::StepEnded { step, element, outcome } => {
+                let (place, element) = (place(step, element), field(element));
                 let outcome = word(*outcome);
-                debug!(target: EVENT, %execution, %step, outcome, "{step}: {outcome}");
+                debug!(target: EVENT, %execution, %step, element, outcome, "{place}: {outcome}");
             }
             Event::ExecutionEnded { elapsed, error } => ended(execution, *elapsed, *error),
             // An event of a later version of the runtime.
             _ => {}
         }
     }
+}
+
+/// Returns which step for which element, in words.
+fn place(step: &StepName, element: &ElementPath) -> String {
+    if element.is_empty() { step.to_string() } else { format!("{step} ({element})") }
+}
+
+/// Returns the element as a field; none for a step that runs once.
+fn field(element: &ElementPath) -> Option<DisplayValue<&ElementPath>> {
+    (!element.is_empty()).then(|| display(element))
 }
 
 fn ended(execution: &ExecutionId, elapsed: Duration, error: Option<&ExecutionError>) {

@@ -30,12 +30,12 @@ fn fresh() -> Vec<u8> {
     bytes
 }
 
-fn kept(scope: Scope) -> HostOptions {
+pub(crate) fn kept(scope: Scope) -> HostOptions {
     let persistence = Some(Keeping::On(Persistence { scope, ttl: None }));
     HostOptions { defaults: StepOptions { persistence, ..StepOptions::default() }, ..options() }
 }
 
-fn host(runtime: &tokio::runtime::Runtime, options: HostOptions, store: Arc<dyn Store>) -> Host {
+pub(crate) fn host(runtime: &tokio::runtime::Runtime, options: HostOptions, store: Arc<dyn Store>) -> Host {
     let builder = Host::builder().options(options).store(store).module("bench_echo", fixture("bench_echo"));
     runtime.block_on(builder.build()).expect("a host")
 }
@@ -133,7 +133,7 @@ fn rate<T: Future<Output = ()> + Send + 'static>(
 }
 
 /// Compares rates of durable work with both floors.
-fn rows(
+pub(crate) fn rows(
     runtime: &tokio::runtime::Runtime,
     what: [&'static str; 2],
     records: usize,
@@ -161,7 +161,7 @@ fn rows(
     vec![row(0), row(1)]
 }
 
-fn sled() -> (tempfile::TempDir, Arc<dyn Store>) {
+pub(crate) fn sled() -> (tempfile::TempDir, Arc<dyn Store>) {
     let dir = tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory");
     let store = Arc::new(SledStore::open(dir.path()).expect("a store"));
     (dir, store)

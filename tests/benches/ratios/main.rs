@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads clocks")]
 
+mod batches;
 mod durable;
 mod raw;
 
@@ -47,12 +48,15 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--loop-graph") {
         return endless_graph();
     }
+    if arguments.iter().any(|argument| argument == "--loop-items") {
+        return batches::endless();
+    }
     if arguments.iter().any(|argument| argument == "--loop-raw") {
         return endless_raw();
     }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let measurements: [Measurement; 8] = [
+    let measurements: [Measurement; 11] = [
         ("step", one_step),
         ("flight", many_in_flight),
         ("graph", large_graph),
@@ -61,6 +65,9 @@ fn main() {
         ("durable", durable::durable),
         ("wide", durable::durable_graph),
         ("hit", durable::hits),
+        ("items", batches::items),
+        ("aggregate", batches::aggregate),
+        ("keeping", batches::kept_items),
     ];
     println!("{:<66} {:>12} {:>12} {:>7}  goal", "what", "docket", "floor", "ratio");
     for (name, measure) in measurements {
@@ -195,6 +202,7 @@ fn endless() {
     let runtime = runtime(1);
     let host = load(&runtime, "bench_echo", options());
     let message = message();
+    let began = Instant::now();
     for _ in 0..200_000 {
         runtime
             .block_on(host.execute(echo_request(&message)))
@@ -202,6 +210,7 @@ fn endless() {
             .result
             .expect("a result");
     }
+    println!("{} a step", micros(began.elapsed().as_secs_f64() / 200_000.0));
 }
 
 /// One large graph after the other, for a profiler.
@@ -218,19 +227,24 @@ fn endless_graph() {
     println!("{} a graph", millis(began.elapsed().as_secs_f64() / 50.0));
 }
 
-/// The floor of a large graph, one raw call after the other, for a profiler.
+/// The floor of one step, or of those of a large graph: one raw call after the other, for a profiler.
 fn endless_raw() {
     let runtime = runtime(1);
-    let raw = Raw::new(&our_settings(), &fixture("bench_layers"));
+    let echo = std::env::args().any(|argument| argument == "--echo");
+    let raw = Raw::new(&our_settings(), &fixture(if echo { "bench_echo" } else { "bench_layers" }));
     let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
     let message = message();
     let began = Instant::now();
     runtime.block_on(async {
-        for _ in 0..500_000 {
-            raw.call("Step2-0", &[&message, &message, &message]).await;
+        for _ in 0..200_000 {
+            if echo {
+                raw.call("Echo", &[&message]).await;
+            } else {
+                raw.call("Step2-0", &[&message, &message, &message]).await;
+            }
         }
     });
-    println!("{} a call", micros(began.elapsed().as_secs_f64() / 500_000.0));
+    println!("{} a call", micros(began.elapsed().as_secs_f64() / 200_000.0));
 }
 
 /// Calls by 64 tasks on two workers, as a rate.

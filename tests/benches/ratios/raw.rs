@@ -100,6 +100,16 @@ impl Raw {
 
     /// Calls a step in a fresh instance, and returns the length of its answer.
     pub(crate) async fn call(&self, step: &str, inputs: &[&[u8]]) -> usize {
+        let inputs: Vec<_> = inputs.iter().map(|input| ValueParam::One(input)).collect();
+        self.call_with(step, &inputs).await
+    }
+
+    /// As [`Raw::call`], with one input, which is a list.
+    pub(crate) async fn call_with_list(&self, step: &str, list: &[&[u8]]) -> usize {
+        self.call_with(step, &[ValueParam::Many(list)]).await
+    }
+
+    async fn call_with(&self, step: &str, inputs: &[ValueParam<'_>]) -> usize {
         let mut store = Store::new(&self.engine, State { table: ResourceTable::new(), wasi: None });
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
@@ -111,8 +121,7 @@ impl Raw {
             idempotency_key: "0000000000000000000000000000000000000000000000000000000000000000",
             started_at_ms: 1_700_000_000_000,
         };
-        let inputs: Vec<_> = inputs.iter().map(|input| ValueParam::One(input)).collect();
-        let answer = instance.docket_step_step().call_run(&mut store, call, &inputs).await.expect("no trap");
+        let answer = instance.docket_step_step().call_run(&mut store, call, inputs).await.expect("no trap");
         match answer {
             Ok(ValueResult::One(message)) => message.len(),
             Ok(ValueResult::Many(messages)) => messages.len(),

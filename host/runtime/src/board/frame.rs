@@ -119,7 +119,7 @@ impl Frames {
     pub(super) fn places(&self, id: FrameId) -> impl Iterator<Item = (FrameId, DimensionId, u64)> {
         let place =
             |frame: &Frame| frame.place.map(|(parent, index)| (parent, (frame.id, frame.dimension, index)));
-        let first = place(self.frame(id));
+        let first = self.get(id).and_then(place);
         std::iter::successors(first, move |(parent, _)| place(self.frame(*parent))).map(|(_, place)| place)
     }
 

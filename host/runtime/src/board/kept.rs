@@ -55,6 +55,7 @@ impl Run {
     pub(crate) fn attempt_lost(&self, turn: Turn) -> Turn {
         let next = Turn { attempt: turn.attempt + 1, ..turn };
         let mut board = self.lock();
+        let element = &self.told_element(&board, turn.job.frame);
         let Some(node) = board.frames.node_mut(self.plan(), turn.job) else { return turn };
         if !std::mem::take(&mut node.open) {
             return turn;
@@ -68,6 +69,7 @@ impl Run {
         let step = &self.code(turn.job.node).name;
         self.tell(&Event::AttemptEnded {
             step,
+            element,
             attempt: turn.attempt,
             elapsed,
             usage,

@@ -1,0 +1,147 @@
+//! Measures batches beside bare loops that call the same component as often on as many cores.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use docket_graph::Scope;
+use docket_runtime::{BatchRequest, EpochTicker, Host, HostOptions, ItemsError, Request};
+use docket_tests::fixture;
+use futures_util::stream;
+use prost::bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::durable::{host, kept, rows, sled};
+use crate::raw::{Raw, our_settings};
+use crate::{Row, compare, load, message, millis, options, port, runtime};
+
+/// How many items a batch has that keeps nothing.
+const ITEMS: usize = 100_000;
+
+/// How many items a batch has in a round that is repeated.
+const SOME: usize = 10_000;
+
+/// How many items a batch has of which each is kept.
+const KEPT: usize = 2_000;
+
+/// Returns a message that no other is equal to, of 100 bytes.
+fn item(number: usize) -> Bytes {
+    let mut bytes = vec![0x0a, 98];
+    bytes.extend(format!("{number:098}").as_bytes());
+    bytes.into()
+}
+
+fn echoes(host: &Host, runtime: &Runtime, items: usize) -> f64 {
+    let request = BatchRequest::new(Request::new(port("example.v1.UserProfile#out")));
+    let items_of = stream::iter((0..items).map(|n| Ok::<_, ItemsError>(item(n))));
+    let began = Instant::now();
+    runtime.block_on(async {
+        let mut batch = host.batch(request, items_of).expect("a good request");
+        let mut taken = 0;
+        while let Some(outcome) = batch.next().await {
+            assert!(outcome.result.is_ok());
+            taken += 1;
+        }
+        assert_eq!(taken, items);
+    });
+    items as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Calls a component from two tasks, as a rate.
+fn calls(raw: &Arc<Raw>, runtime: &Runtime, calls: usize) -> f64 {
+    let left = Arc::new(AtomicUsize::new(calls));
+    let began = Instant::now();
+    let caller = || {
+        let (raw, left) = (Arc::clone(raw), Arc::clone(&left));
+        runtime.spawn(async move {
+            let message = message();
+            let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            while take().is_ok() {
+                assert_eq!(raw.call("Echo", &[&message]).await, 100);
+            }
+        })
+    };
+    for caller in [caller(), caller()] {
+        runtime.block_on(caller).expect("no panic");
+    }
+    calls as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Items of a step that keeps nothing, as a rate.
+pub(crate) fn items() -> Vec<Row> {
+    let runtime = runtime(2);
+    let host = load(&runtime, "bench_echo", HostOptions { lanes: 2, ..options() });
+    let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
+    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    let (mut docket, mut floor) =
+        (|| 1.0 / echoes(&host, &runtime, SOME), || 1.0 / calls(&raw, &runtime, SOME));
+    let (times, ratios) = compare([&mut docket, &mut floor]);
+    let long = echoes(&host, &runtime, ITEMS);
+    let row = |what, measured: f64, ratio| Row {
+        what,
+        measured: format!("{measured:.0}/s"),
+        floor: format!("{:.0}/s", 1.0 / times[1]),
+        ratio,
+        goal: "<= 1.15",
+    };
+    vec![
+        row("10,000 items of 100 B, fresh instances, time against raw calls", 1.0 / times[0], ratios[0]),
+        row("100,000 such items, once", long, 1.0 / times[1] / long),
+    ]
+}
+
+/// Items that come together in one step, against one call with the list of them.
+pub(crate) fn aggregate() -> Vec<Row> {
+    let runtime = runtime(2);
+    let host = load(&runtime, "join_many", HostOptions { lanes: 2, ..options() });
+    let raw = Raw::new(&our_settings(), &fixture("join_many"));
+    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    let mut docket = || {
+        let request = BatchRequest::new(Request::new(port("example.v1.UserProfile")));
+        let items = stream::iter((0..ITEMS).map(|n| Ok::<_, ItemsError>(item(n))));
+        let began = Instant::now();
+        let batch = host.batch(request, items).expect("a good request");
+        let outcome = runtime.block_on(batch.outcome()).expect("a good request");
+        assert!(outcome.result.expect("a result").is_some());
+        began.elapsed().as_secs_f64()
+    };
+    let mut floor = || {
+        let began = Instant::now();
+        let items: Vec<Bytes> = (0..ITEMS).map(item).collect();
+        let items: Vec<&[u8]> = items.iter().map(|item| &item[..]).collect();
+        assert!(runtime.block_on(raw.call_with_list("JoinUsers", &items)) > 98 * ITEMS);
+        began.elapsed().as_secs_f64()
+    };
+    let (times, ratios) = compare([&mut docket, &mut floor]);
+    vec![Row {
+        what: "100,000 items of 100 B into one step, against one raw call with the list",
+        measured: millis(times[0]),
+        floor: millis(times[1]),
+        ratio: ratios[0],
+        goal: "<= 1.50",
+    }]
+}
+
+/// Kept items on sled, 64 in flight, as a rate.
+pub(crate) fn kept_items() -> Vec<Row> {
+    let runtime = runtime(2);
+    let (_dir, store) = sled();
+    let host = host(&runtime, kept(Scope::Workflow), store);
+    let what = [
+        "kept items of a batch, 64 in flight on sled, against bare commits",
+        "  against bare commits with one bare wasmtime call for each",
+    ];
+    let mut docket = || echoes(&host, &runtime, KEPT);
+    let mut rows = rows(&runtime, what, KEPT, ("bench_echo", "Echo", 1), &mut docket);
+    rows[0].goal = ">= 0.70";
+    rows
+}
+
+/// One batch after the other, for a profiler.
+pub(crate) fn endless() {
+    let runtime = runtime(2);
+    let host = load(&runtime, "bench_echo", HostOptions { lanes: 2, ..options() });
+    for _ in 0..4 {
+        println!("{:.0} items a second", echoes(&host, &runtime, ITEMS / 2));
+    }
+}
