@@ -98,12 +98,12 @@ pub(crate) enum Patience {
 /// How often it is looked whether all items before a wrong one have ended. It happens once a batch.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Waits until every item that was taken has ended.
-async fn until_ended(progress: &OnceLock<BatchProgress>) {
+/// Waits until so many items have ended.
+async fn until_ended(taken: u64, progress: &OnceLock<BatchProgress>) {
     let mut every = Every::new(LOOK);
     loop {
-        if let Some(ItemCounts { read, done, failed }) = progress.get().map(BatchProgress::counts)
-            && done + failed == read
+        if let Some(ItemCounts { done, failed, .. }) = progress.get().map(BatchProgress::counts)
+            && done + failed >= taken
         {
             return;
         }
@@ -120,18 +120,18 @@ impl Opened {
     ) -> (impl Stream<Item = Result<Bytes, ItemsError>> + Send + 'static, Taken) {
         let size = self.regular.as_ref().map(|(_, size)| *size);
         let taken = Taken { size, bytes: Arc::default(), progress: Arc::default() };
-        let state = (self.parcels(form), Arc::clone(&taken.bytes), Arc::clone(&taken.progress));
-        let stream = stream::unfold(state, move |(mut parcels, bytes, progress)| async move {
+        let state = (self.parcels(form), Arc::clone(&taken.bytes), Arc::clone(&taken.progress), 0);
+        let stream = stream::unfold(state, move |(mut parcels, bytes, progress, taken)| async move {
             let Item { message, end } = parcels.next().await?;
             bytes.store(end, Ordering::Relaxed);
             if message.is_err() && patience == Patience::UntilEnded {
-                until_ended(&progress).await;
+                until_ended(taken, &progress).await;
             }
             let message = message.map(Bytes::from).map_err(|fault| match fault.reach {
                 Reach::Item => ItemsError::Item(fault.to_string()),
                 Reach::Rest => ItemsError::Read(fault.to_string()),
             });
-            Some((message, (parcels, bytes, progress)))
+            Some((message, (parcels, bytes, progress, taken + 1)))
         });
         (stream, taken)
     }
