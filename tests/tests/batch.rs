@@ -555,7 +555,11 @@ fn whatever_items_do_their_outcomes_are_those_of_one_after_the_other() {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(20_261_121), ..config });
-    runner.run(&cases(), |case| Ok(tokio.block_on(agrees(&case)))).unwrap_or_else(|error| panic!("{error}"));
+    let check = |case: Case| {
+        tokio.block_on(agrees(&case));
+        Ok(())
+    };
+    runner.run(&cases(), check).unwrap_or_else(|error| panic!("{error}"));
 }
 
 async fn agrees(case: &Case) {

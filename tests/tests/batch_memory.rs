@@ -3,7 +3,6 @@
 //! `DOCKET_TORTURE=1` makes it a million items.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::disallowed_methods, reason = "the environment says how many items there are")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use docket_graph::{OnItemError, Port};

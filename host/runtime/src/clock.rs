@@ -82,6 +82,34 @@ pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+/// Comes round again and again: for what is to be shown, or looked at, while work lasts.
+#[derive(Debug)]
+pub struct Every {
+    interval: tokio::time::Interval,
+    since: Instant,
+}
+
+impl Every {
+    /// Returns what comes round after each period, from now on.
+    ///
+    /// # Panics
+    /// Where the period is zero.
+    pub fn new(period: Duration) -> Self {
+        let since = now();
+        let mut interval = tokio::time::interval_at((since + period).into(), period);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self { interval, since }
+    }
+
+    /// Waits for the next time, and returns how long ago the first period began.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the time to the next call.
+    pub async fn next(&mut self) -> Duration {
+        self.interval.tick().await.into_std().duration_since(self.since)
+    }
+}
+
 /// Returns what the work gives, or `None` where that takes longer than `limit`.
 ///
 /// # Cancel safety

@@ -48,6 +48,7 @@ mod inspection;
 pub use artifact::ArtifactError;
 pub use batch::{Batch, BatchOutcome, BatchRequest};
 pub use call::{DESCRIBE_TIMEOUT, Usage};
+pub use clock::Every;
 pub use digest::Digest;
 pub use element::{ElementIndex, ElementPath};
 pub use engine::{EpochTicker, Metering, PoolSize, TICK, config as engine_config};

@@ -1,5 +1,6 @@
 //! Owns the command line as it is typed. Never acts on it.
 
+mod batch;
 mod kept;
 
 use std::path::{Path, PathBuf};
@@ -12,14 +13,16 @@ use docket_runtime::ExecutionId;
 
 use crate::input::InputArg;
 
+pub(crate) use batch::*;
 pub(crate) use kept::*;
 
 /// Below every help text that needs it.
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the execution failed
-  2    the command line or an input is wrong, or there is no such thing; nothing has run
+  1    the execution failed, or an item of a batch did
+  2    the command line or an input is wrong, or there is no such thing; nothing has run, unless
+       it is an item of a batch that is wrong
   3    a module, or the graph of all modules, is wrong
   4    the configuration or the store cannot be used
   130  interrupted by SIGINT or SIGTERM; what keeps results can be resumed
@@ -92,6 +95,8 @@ pub(crate) enum LogFormat {
 pub(crate) enum Verb {
     /// Run what a request needs, and print the result
     Run(RunArgs),
+    /// Run what a request needs for each of many items, and print the results in their order
+    Batch(BatchArgs),
     /// Show what a request would run and what is kept, without running it
     Plan(PlanArgs),
     /// Show which steps of an execution were answered from what was kept, and why the others were not
@@ -172,6 +177,9 @@ pub(crate) enum ResultFormat {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) request: RequestArgs,
+    /// Show the plan of a batch whose items are for this port; inputs are what all items share
+    #[arg(long, value_name = "PORT", value_parser = Port::parse)]
+    pub(crate) items_port: Option<Port>,
     /// The name of the execution, for results that are kept for one execution alone
     #[arg(long, value_name = "ID", value_parser = ExecutionId::parse)]
     pub(crate) execution_id: Option<ExecutionId>,

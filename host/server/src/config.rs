@@ -3,6 +3,7 @@
 
 mod section;
 mod grants;
+mod batch;
 mod http;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use docket_store::StoreUrl;
 use crate::args::duration;
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::input::{InputArg, InputSource};
+use crate::input::InputArg;
+pub(crate) use batch::BatchConfig;
 use grants::{Ask, Surroundings};
 pub(crate) use grants::{Environment, ModuleConfig};
 use http::HttpConfig;
@@ -52,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) text: Option<String>,
     /// `[run]`
     pub(crate) run: RunConfig,
+    /// `[batch]`
+    pub(crate) batch: BatchConfig,
     /// `[defaults]`
     pub(crate) defaults: StepOptions,
     /// `[step.NAME]`, by name.
@@ -183,6 +187,7 @@ impl Config {
             let around = Surroundings { beside, environment };
             let mut asks = Vec::new();
             config.run = root.section("run", |section| run(section, beside)).unwrap_or_default();
+            config.batch = root.section("batch", |section| batch::batch(section, beside)).unwrap_or_default();
             let defaults = |section: &mut Section<'_, '_>| {
                 section.refuse("grants", NO_DEFAULT_GRANTS);
                 step_defaults(section)
@@ -221,19 +226,10 @@ fn run(section: &mut Section<'_, '_>, beside: &Path) -> RunConfig {
             .list("input", InputArg::parse)
             .unwrap_or_default()
             .into_iter()
-            .map(|input| named_beside(beside, input))
+            .map(|input| input.beside(beside))
             .collect(),
         timeout: section.duration("timeout"),
     }
-}
-
-/// Files that the configuration names lie beside it, wherever the command is called.
-fn named_beside(dir: &Path, InputArg { port, source }: InputArg) -> InputArg {
-    let source = match source {
-        InputSource::File(path) => InputSource::File(dir.join(path)),
-        source @ (InputSource::Text(_) | InputSource::Stdin) => source,
-    };
-    InputArg { port, source }
 }
 
 fn store(section: &mut Section<'_, '_>, beside: &Path) -> StoreConfig {
@@ -444,6 +440,8 @@ mod tests {
     use docket_runtime::{Circumstance, GrantOptions, SecretSource};
 
     use super::*;
+    use crate::args::{ItemsFormat, OnItemErrorArg};
+    use crate::input::{InputSource, Place};
 
     fn parse(text: &str) -> Result<Config, String> {
         let environment = Environment::of([("REGION", "eu"), ("AWS_A", "1"), ("AWS_B", "2")]);
@@ -471,6 +469,7 @@ mod tests {
             defaults = { timeout = "5s", memory = "256MiB", output-size = "16 MiB", log-size = "1kB" }
             caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5, log-lines = 6, open-files = 7, dir-bytes = "8B", cpu = "9s", fuel = 10, http-requests = 11, http-bytes = "12B", http-concurrent = 13 }
             host = { max-instances = 6, max-stack = "2MiB" }
+            batch = { items = "in.pb", items-format = "json", items-port = "a.A", shared = ['a.C=@c.json'], output = "a.B", max-concurrency = 8, on-item-error = "continue", timeout = "2m" }
             store = { url = "sled:.docket", retention = "7d", lease = "10s" }
             [step.B]
             persistence = false
@@ -494,6 +493,22 @@ mod tests {
         assert_eq!(config.run.output, Some(Port::parse("a.B#c").unwrap()));
         assert_eq!(config.run.inputs[1].source, InputSource::File("dir/in.json".into()));
         assert_eq!(config.run.timeout, Some(Duration::from_secs(60)));
+        let BatchConfig {
+            items,
+            items_format,
+            items_port,
+            shared,
+            output,
+            max_concurrency,
+            on_item_error,
+            timeout,
+        } = config.batch;
+        assert_eq!(items, Some(Place::File("dir/in.pb".into())));
+        assert_eq!((items_format, items_port), (Some(ItemsFormat::Json), Some(Port::parse("a.A").unwrap())));
+        assert_eq!(shared[0].source, InputSource::File("dir/c.json".into()));
+        assert_eq!((output, max_concurrency), (Some(Port::parse("a.B").unwrap()), NonZeroU32::new(8)));
+        let policy = Some(OnItemErrorArg::Continue);
+        assert_eq!((on_item_error, timeout), (policy, Some(Duration::from_secs(120))));
         assert_eq!(config.defaults.memory, Some(256 << 20));
         assert_eq!((config.defaults.output, config.defaults.logs), (Some(16 << 20), Some(1000)));
         let CapsConfig {
@@ -520,7 +535,7 @@ mod tests {
         assert_eq!((output, logs, table_elements), (Some(2), Some(3), Some(4)));
         assert_eq!((max_attempts, config.max_instances), (NonZeroU32::new(5), Some(6)));
         let StepConfig { line, options } = &config.steps["A"];
-        assert_eq!(*line, 10);
+        assert_eq!(*line, 11);
         let keep = Persistence { scope: Scope::Global, ttl: Some(Duration::from_secs(3600)) };
         assert_eq!(options.persistence, Some(Keeping::On(keep)));
         assert_eq!(options.on_store_error, Some(OnStoreError::Run));
@@ -548,6 +563,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest_one_and_all_faults_come_at_once() {
+        check("[batch]\nitmes = '-'\n", &["2: unknown key `itmes` in `batch`; did you mean `items`?"]);
         check("[run]\noutptu = 'a.B'\n", &["2: unknown key `outptu` in `run`; did you mean `output`?"]);
         check(
             "[stpe.A]\n[step.B]\ntimout = '1s'\nretry = { max-attempt = 1 }\n[defaults]\nconfig = {}\n",

@@ -1,7 +1,9 @@
 //! Owns the forms in which an input is named: `PORT=JSON`, `PORT=@FILE`, `PORT=-`, each also
-//! without `PORT=`. Never reads what is named, and never knows whether a port exists.
+//! without `PORT=`; and the place of items, `FILE` or `-`. Never reads what is named, and never knows whether
+//! a port exists.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use docket_graph::{Port, PortError};
 
@@ -34,6 +36,9 @@ pub(crate) enum InputArgError {
     /// Nothing is given.
     #[error("there is no value; write JSON, `@FILE`, or `-` for stdin")]
     Empty,
+    /// There is no port where one is needed.
+    #[error("there is no port; write `PORT=JSON`, `PORT=@FILE` or `PORT=-`")]
+    NoPort,
     /// An `@` alone.
     #[error("there is no file name behind `@`")]
     NoFile,
@@ -57,6 +62,67 @@ impl InputArg {
             None => InputSource::Text(value.to_owned()),
         };
         Ok(Self { port, source })
+    }
+
+    /// Returns the input as it is seen from another directory: a file that the configuration names lies
+    /// beside it, wherever the command is called.
+    pub(crate) fn beside(self, dir: &Path) -> Self {
+        let source = match self.source {
+            InputSource::File(path) => InputSource::File(dir.join(path)),
+            source @ (InputSource::Text(_) | InputSource::Stdin) => source,
+        };
+        Self { source, ..self }
+    }
+
+    /// Returns the input that the text names, with its port.
+    pub(crate) fn parse_with_port(text: &str) -> Result<Self, InputArgError> {
+        let input = Self::parse(text)?;
+        if input.port.is_none() { Err(InputArgError::NoPort) } else { Ok(input) }
+    }
+}
+
+/// Where the items of a batch are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a file.
+    File(PathBuf),
+    /// On standard input.
+    Stdin,
+}
+
+impl Place {
+    /// Returns the place that the text names.
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "" => Err("there is no file name; write `FILE`, or `-` for stdin"),
+            "-" => Ok(Self::Stdin),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+
+    /// Returns the place as it is seen from another directory.
+    pub(crate) fn beside(self, dir: &Path) -> Self {
+        match self {
+            Self::File(path) => Self::File(dir.join(path)),
+            Self::Stdin => Self::Stdin,
+        }
+    }
+
+    /// Returns what the name of the file ends with.
+    pub(crate) fn extension(&self) -> Option<&str> {
+        match self {
+            Self::File(path) => path.extension()?.to_str(),
+            Self::Stdin => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "`{}`", path.display()),
+            Self::Stdin => f.write_str("stdin"),
+        }
     }
 }
 
@@ -89,6 +155,8 @@ mod tests {
     fn a_text_that_names_no_input_is_refused_with_the_reason() {
         assert_eq!(InputArg::parse(""), Err(InputArgError::Empty));
         assert_eq!(InputArg::parse("a.B="), Err(InputArgError::Empty));
+        assert_eq!(InputArg::parse_with_port("{}"), Err(InputArgError::NoPort));
+        assert_eq!(InputArg::parse_with_port("a.B={}"), InputArg::parse("a.B={}"));
         assert_eq!(InputArg::parse("a.B=@"), Err(InputArgError::NoFile));
         assert!(matches!(InputArg::parse("a..B={}"), Err(InputArgError::Port(_))));
     }

@@ -33,17 +33,55 @@ pub(crate) fn decode(
     message: &MessageDescriptor,
 ) -> Result<Value, JsonError> {
     let is_array = text.trim_start().starts_with('[');
+    let refused = |unread: Unread| match unread.place {
+        Some(place) => JsonError::Message { port: port.clone(), place, reason: unread.reason },
+        None => JsonError::Syntax { port: port.clone(), reason: unread.error.to_string() },
+    };
     if !is_array || is_written_as_array(message) && arity == Arity::One {
-        let message = read(text, port, message, message.clone())?;
+        let message = read(text, message, message.clone()).map_err(refused)?;
         return Ok(Value::one(message.encode_to_vec()));
     }
     match arity {
         Arity::One => Err(JsonError::List { port: port.clone() }),
         Arity::Many => {
-            let messages = read(text, port, message, ListSeed(message.clone()))?;
+            let messages = read(text, message, ListSeed(message.clone())).map_err(refused)?;
             Ok(Value::many(messages.iter().map(DynamicMessage::encode_to_vec)))
         }
     }
+}
+
+/// Why a line is not a message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {reason}")]
+pub(crate) struct LineError {
+    /// How far the line was read, in characters.
+    column: usize,
+    reason: String,
+}
+
+/// Returns the message that one line says, encoded.
+pub(crate) fn decode_line(line: &[u8], message: &MessageDescriptor) -> Result<Vec<u8>, LineError> {
+    let line = std::str::from_utf8(line).map_err(|error| {
+        let good = String::from_utf8_lossy(&line[..error.valid_up_to()]).chars().count();
+        LineError { column: good + 1, reason: "the line is not text in UTF-8".to_owned() }
+    })?;
+    let mut json = serde_json::Deserializer::from_str(line);
+    if let Ok(message) = message.clone().deserialize(&mut json)
+        && json.end().is_ok()
+    {
+        return Ok(message.encode_to_vec());
+    }
+    // Read again, to find the place: most lines are good, and keeping track of it takes time.
+    let unread = match read(line, message, message.clone()) {
+        Ok(message) => return Ok(message.encode_to_vec()),
+        Err(unread) => unread,
+    };
+    let read = line.bytes().take(unread.error.column()).filter(|byte| byte & 0xc0 != 0x80).count();
+    let reason = match unread.place {
+        Some(place) => format!("{place}{}", unread.reason),
+        None => format!("it is not JSON: {}", unread.reason),
+    };
+    Err(LineError { column: read.max(1), reason })
 }
 
 /// Two well-known types are JSON arrays themselves, or may be.
@@ -51,24 +89,27 @@ fn is_written_as_array(message: &MessageDescriptor) -> bool {
     matches!(message.full_name(), "google.protobuf.ListValue" | "google.protobuf.Value")
 }
 
+/// Why JSON cannot be read.
+struct Unread {
+    error: serde_json::Error,
+    /// Where it is no message of its type; none where it is no JSON.
+    place: Option<String>,
+    reason: String,
+}
+
 fn read<'t, S: DeserializeSeed<'t>>(
     text: &'t str,
-    port: &Port,
     message: &MessageDescriptor,
     seed: S,
-) -> Result<S::Value, JsonError> {
+) -> Result<S::Value, Unread> {
     let mut json = serde_json::Deserializer::from_str(text);
     let mut track = Track::new();
     let read = seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track));
     read.and_then(|value| json.end().map(|()| value)).map_err(|error| {
-        let port = port.clone();
-        if error.is_data() {
-            let path = track.path();
-            let (place, reason) = (place(&path), reason(&error, message, &path));
-            JsonError::Message { port, place, reason }
-        } else {
-            JsonError::Syntax { port, reason: error.to_string() }
-        }
+        let path = track.path();
+        let place = error.is_data().then(|| place(&path));
+        let reason = reason(&error, message, &path);
+        Unread { error, place, reason }
     })
 }
 

@@ -14,6 +14,7 @@ mod input;
 mod args;
 mod config;
 mod json;
+mod items;
 mod door;
 mod log;
 mod progress;

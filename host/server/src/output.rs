@@ -1,5 +1,7 @@
 //! Owns how a result is written. Never decides what the result is.
 
+mod lines;
+
 use docket_graph::{Graph, Port};
 use docket_runtime::{Payload, Value};
 use prost_reflect::MessageDescriptor;
@@ -11,6 +13,8 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::json::{Shown, ShownList};
 
+pub(crate) use lines::{LineForm, Lines};
+
 /// Returns the result as it is written to stdout.
 ///
 /// # Errors
@@ -21,9 +25,20 @@ pub(crate) fn write(
     target: &Port,
     value: &Value,
 ) -> Result<Vec<u8>, CliError> {
-    let message = message(graph, target);
+    write_as(format, message(graph, target), value)
+}
+
+/// Returns messages of this type as they are written to stdout.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_as(
+    format: ResultFormat,
+    message: &MessageDescriptor,
+    value: &Value,
+) -> Result<Vec<u8>, CliError> {
     match (format, value) {
-        (ResultFormat::Json, value) => pretty(&readable(graph, target, value)?),
+        (ResultFormat::Json, value) => pretty(&readable(message, value)?),
         (ResultFormat::Ndjson, value) => each(value, |payload, data| line(&shown(payload, message)?, data)),
         (ResultFormat::Text, value) => each(value, |payload, data| text(&shown(payload, message)?, data)),
         (ResultFormat::Proto, Value::One(payload)) => Ok(payload.bytes().to_vec()),
@@ -50,12 +65,11 @@ impl Serialize for Readable {
     }
 }
 
-/// Returns a value of a port that the graph has, to be written as JSON.
+/// Returns a value of messages of this type, to be written as JSON.
 ///
 /// # Errors
 /// Where its bytes are no such message.
-pub(crate) fn readable(graph: &Graph, port: &Port, value: &Value) -> Result<Readable, CliError> {
-    let message = message(graph, port);
+pub(crate) fn readable(message: &MessageDescriptor, value: &Value) -> Result<Readable, CliError> {
     match value {
         Value::One(payload) => Ok(Readable::One(shown(payload, message)?)),
         Value::Many(payloads) => {
@@ -65,7 +79,8 @@ pub(crate) fn readable(graph: &Graph, port: &Port, value: &Value) -> Result<Read
     }
 }
 
-fn message<'a>(graph: &'a Graph, port: &Port) -> &'a MessageDescriptor {
+/// Returns the type of what flows through a port that the graph has.
+pub(crate) fn message<'a>(graph: &'a Graph, port: &Port) -> &'a MessageDescriptor {
     graph.message(graph.find_port(port).expect("a port with a value is in the graph"))
 }
 

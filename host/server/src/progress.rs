@@ -1,7 +1,10 @@
 //! Owns what is shown of work while it lasts: one line that is drawn over on a terminal, plain
 //! lines for long work elsewhere, nothing when quiet. Never decides what is worked on.
 
+mod items;
+
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +22,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) struct Progress {
     console: Console,
     bar: Option<ProgressBar>,
+    /// Whether the items of a batch are counted, and no steps shown.
+    of_items: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -43,12 +48,17 @@ impl Progress {
             (Wanted::No, _) | (_, Surface::Plain) => None,
         };
         console.keep_below(bar.clone());
-        Self { console: console.clone(), bar, state: Mutex::default() }
+        Self { console: console.clone(), bar, of_items: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    /// Returns whether anything is drawn.
+    /// Returns whether steps are drawn.
     pub(crate) fn is_live(&self) -> bool {
-        self.bar.is_some()
+        self.bar.is_some() && !self.of_items.load(Ordering::Relaxed)
+    }
+
+    /// Says that the host will have a batch, whose steps are not drawn.
+    pub(crate) fn expect_items(&self) {
+        self.of_items.store(true, Ordering::Relaxed);
     }
 
     /// Says that a module is being compiled, which takes a while.

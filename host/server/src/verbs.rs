@@ -1,5 +1,7 @@
 //! The verbs, one a file, each from its arguments to what it shows.
 
+mod batch;
+mod batching;
 mod cache;
 mod carrying;
 mod completions;
@@ -25,6 +27,7 @@ use crate::session::Session;
 pub(crate) async fn carry_out(session: &mut Session, verb: Verb) -> Result<(), CliError> {
     let done = match verb {
         Verb::Run(args) => run::run(session, args).await,
+        Verb::Batch(args) => batch::batch(session, args).await,
         Verb::Plan(args) => plan::plan(session, args).await,
         Verb::Explain(args) => explain::explain(session, args).await,
         Verb::Resume(args) => resume::resume(session, args).await,

@@ -11,7 +11,7 @@ use futures_util::stream;
 use prost::bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use crate::durable::{host, kept, rows, sled};
+use crate::durable::{host, kept, rows, settled, sled};
 use crate::raw::{Raw, our_settings};
 use crate::{Row, compare, load, message, millis, options, port, runtime};
 
@@ -126,12 +126,16 @@ pub(crate) fn aggregate() -> Vec<Row> {
 pub(crate) fn kept_items() -> Vec<Row> {
     let runtime = runtime(2);
     let (_dir, store) = sled();
-    let host = host(&runtime, kept(Scope::Workflow), store);
+    let host = host(&runtime, kept(Scope::Workflow), Arc::clone(&store));
     let what = [
         "kept items of a batch, 64 in flight on sled, against bare commits",
         "  against bare commits with one bare wasmtime call for each",
+        "  with the time in which sled takes what is left, against bare commits",
     ];
-    let mut docket = || echoes(&host, &runtime, KEPT);
+    let work = || {
+        echoes(&host, &runtime, KEPT);
+    };
+    let mut docket = || settled(&runtime, &*store, KEPT, work);
     let mut rows = rows(&runtime, what, KEPT, ("bench_echo", "Echo", 1), &mut docket);
     rows[0].goal = ">= 0.70";
     rows

@@ -148,7 +148,7 @@ fn rate<T: Future<Output = ()> + Send + 'static>(
 /// Does durable work, and has the store put everything where it stays, so that nothing of it is left to
 /// be done while another side is measured. Returns how much that is in a second, until all is acknowledged
 /// and until all is there.
-fn settled(
+pub(crate) fn settled(
     runtime: &tokio::runtime::Runtime,
     store: &dyn Store,
     much: usize,

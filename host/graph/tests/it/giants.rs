@@ -45,6 +45,7 @@ fn module(signatures: &[(String, String)], messages: Vec<DescriptorProto>) -> Ra
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test's own patience")]
 fn faults(modules: &[(&str, &RawModule)]) -> Vec<Fault> {
     let began = Instant::now();
     let graph = Graph::read(modules.iter().copied());

@@ -7,7 +7,7 @@ use docket_runtime::ExecutionId;
 use docket_store::Status;
 use serde::Serialize;
 
-use super::{EndingArgs, ViewFormat, duration};
+use super::{EndingArgs, ItemsFormat, ViewFormat, duration};
 
 /// How many entries a listing shows when nothing is said: a screen or two.
 const LISTED: usize = 50;
@@ -43,6 +43,9 @@ pub(crate) struct ResumeArgs {
     /// Every execution that was interrupted or whose process is gone; writes one JSON line for each
     #[arg(long, conflicts_with_all = ["id", "format"])]
     pub(crate) all: bool,
+    /// How the items of a batch are written [default: by the name of their file]
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "all")]
+    pub(crate) items_format: Option<ItemsFormat>,
     #[command(flatten)]
     pub(crate) ending: EndingArgs,
     #[command(flatten)]

@@ -91,7 +91,7 @@ impl Carried {
     }
 }
 
-fn with_resume(error: CliError, resume: Option<String>) -> CliError {
+pub(super) fn with_resume(error: CliError, resume: Option<String>) -> CliError {
     match resume {
         Some(command) => error.with_hint(format_args!("to go on with it: {command}")),
         None => error,
@@ -113,7 +113,7 @@ pub(super) async fn settle(session: &mut Session, host: Host, door: &Door) {
 }
 
 /// Returns the report as an object, on one line where each line is to be one.
-fn said(report: &Report, format: LogFormat) -> Result<String, CliError> {
+pub(super) fn said(report: &Report, format: LogFormat) -> Result<String, CliError> {
     let text = match format {
         LogFormat::Text => serde_json::to_string_pretty(report),
         LogFormat::Json => serde_json::to_string(report),

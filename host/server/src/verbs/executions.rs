@@ -5,7 +5,8 @@ mod show;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use docket_store::{Filter, Kind, Record, Status, Timestamp, remove_execution};
+use docket_runtime::ItemCounts;
+use docket_store::{Facts, Filter, Kind, Record, Status, Timestamp, remove_execution};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Ledger, Listed, execution_status, owned, unknown_execution};
@@ -54,6 +55,9 @@ struct Line {
     runs: u32,
     /// The digests of its modules.
     modules: Vec<String>,
+    /// Of a batch: what became of its items so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<ItemCounts>,
     error: Option<String>,
 }
 
@@ -63,14 +67,28 @@ struct Detail {
     target: Option<String>,
     #[serde(default)]
     modules: Vec<String>,
+    items: Option<ItemCounts>,
     error: Option<String>,
+}
+
+impl Detail {
+    fn of(facts: &Facts) -> Self {
+        let detail = facts.detail.as_deref().and_then(|detail| serde_json::from_str(detail).ok());
+        detail.unwrap_or_default()
+    }
+}
+
+/// Says what became of the items of a batch, for people.
+fn said(items: ItemCounts) -> String {
+    let ItemCounts { read, done, failed } = items;
+    let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    format!("{done} of {read} read done{failed}")
 }
 
 impl Line {
     fn of(ledger: &Ledger, record: &Record, now: Timestamp) -> Self {
         let facts = &record.facts;
-        let detail = facts.detail.as_deref().and_then(|detail| serde_json::from_str(detail).ok());
-        let Detail { target, modules, error } = detail.unwrap_or_default();
+        let Detail { target, modules, items, error } = Detail::of(facts);
         Self {
             execution_id: owned(&facts.execution).unwrap_or_default(),
             status: ledger.execution_status(record, now),
@@ -81,18 +99,20 @@ impl Line {
             expires_at_ms: facts.expires_at.map(|at| at.0),
             runs: facts.attempts,
             modules,
+            items,
             error,
         }
     }
 
     fn row(&self) -> [String; 7] {
+        let items = self.items.map(|items| format!(" ({})", said(items))).unwrap_or_default();
         [
             self.execution_id.clone(),
             self.status.as_str().to_owned(),
             stamp(self.created_at_ms),
             took(self.started_at_ms, self.finished_at_ms),
             self.runs.to_string(),
-            self.target.clone().unwrap_or_default(),
+            self.target.clone().unwrap_or_default() + &items,
             self.error.as_deref().map(flat).unwrap_or_default(),
         ]
     }

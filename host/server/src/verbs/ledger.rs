@@ -198,7 +198,9 @@ impl Shown {
         let knowing = graphs.filter(|graph| graph.find_port(port).is_some());
         // A message that JSON has no words for, such as an `Any` of an unknown type, is shown as bytes.
         let writable = |json: &Readable| serde_json::to_string(json).is_ok();
-        let json = knowing.filter_map(|graph| output::readable(graph, port, value).ok()).find(writable);
+        let json = knowing
+            .filter_map(|graph| output::readable(output::message(graph, port), value).ok())
+            .find(writable);
         json.map_or_else(|| Self::preview(value), Self::Json)
     }
 

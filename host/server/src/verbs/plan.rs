@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, Graph, Plan, Port, Scope, Source, StepId, StepName};
+use docket_graph::{Arity, Graph, NodeId, Plan, Port, Scope, Source, StepId, StepName};
 use docket_runtime::{ExecutionId, Forecast, Generation, Host, Purity, Request};
 use serde::Serialize;
 
@@ -17,11 +17,14 @@ use crate::session::Session;
 use crate::store::{Door, Notice};
 
 pub(super) async fn plan(session: &mut Session, args: PlanArgs) -> Result<(), CliError> {
-    let PlanArgs { request, execution_id, format, store } = args;
+    let PlanArgs { request, items_port, execution_id, format, store } = args;
     let config = session.config()?;
     let door = Door::of(&store, &config, Notice::Unusual)?;
     let host = bring_up::keeping_host(session, &config, &door).await?;
-    let asked = Asked::of(request, &config, host.graph())?;
+    let asked = match items_port {
+        Some(items) => Asked::of_items(request, items, &config, host.graph())?,
+        None => Asked::of(request, &config, host.graph())?,
+    };
     let states = states(session, &host, &asked, execution_id).await;
     // The host has begun nothing, so that there is nothing to settle.
     let generation = Arc::clone(host.generation());
@@ -71,6 +74,13 @@ async fn states(
         let unkept = || State::of(Forecast::WillRun { key: None, reason: NOT_KEPT.to_owned() });
         return Ok(asked.plan.nodes().map(|_| unkept()).collect());
     }
+    if asked.items.is_some() {
+        let of = |(_, step)| match generation.persistence(step) {
+            Some(_) => State { state: "unknown", reason: UNREAD.to_owned(), key: None },
+            None => State::of(Forecast::WillRun { key: None, reason: NOT_KEPT.to_owned() }),
+        };
+        return Ok(asked.plan.nodes().map(of).collect());
+    }
     let mut request = Request::new(asked.target.clone());
     for (port, value) in asked.clone().values(session, host.graph()).await? {
         request = request.value(port, value);
@@ -87,6 +97,9 @@ async fn states(
 /// Why a step runs whose results are not kept.
 const NOT_KEPT: &str = "its results are not kept";
 
+/// Why it is not known whether a result is kept.
+const UNREAD: &str = "until the items are read";
+
 /// Returns what to say of a step that reaches outside once, for everybody and for ever: what it found
 /// there then is what it says it finds there now. It may be meant like this.
 pub(super) fn lasting(generation: &Generation, step: StepId) -> Option<String> {
@@ -102,6 +115,9 @@ pub(super) fn lasting(generation: &Generation, step: StepId) -> Option<String> {
 struct PlanView<'a> {
     target: &'a Port,
     given: &'a [Port],
+    /// The port of the items, in the plan of a batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<&'a Port>,
     steps: Vec<StepView<'a>>,
 }
 
@@ -113,6 +129,9 @@ struct StepView<'a> {
     state: &'a State,
     inputs: Vec<InputView<'a>>,
     output: PortView<'a>,
+    /// Whether it runs for each item of a batch.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    per_item: bool,
     purity: Purity,
     /// The imports and grants that keep it from being pure.
     because_of: Vec<String>,
@@ -150,12 +169,27 @@ fn view<'a>(generation: &'a Generation, asked: &'a Asked, states: &'a [State]) -
             state,
             inputs: sources.map(input).collect(),
             output: PortView { port: graph.port(step.output.0), arity: step.output.1 },
+            per_item: is_per_item(&asked.plan, node),
             purity,
             because_of,
             depth: asked.plan.depth(node),
         }
     });
-    PlanView { target: &asked.target, given: &asked.given, steps: steps.collect() }
+    let items = asked.items.as_ref();
+    PlanView { target: &asked.target, given: &asked.given, items, steps: steps.collect() }
+}
+
+/// Returns whether a node runs for each item of a batch, or for elements within one.
+fn is_per_item(plan: &Plan, node: NodeId) -> bool {
+    let mut dimension = plan.dimension_of(node);
+    while Some(dimension) != plan.items() {
+        let parent = plan.dimension(dimension).parent;
+        if parent == dimension {
+            return false;
+        }
+        dimension = parent;
+    }
+    true
 }
 
 fn producer<'a>(graph: &'a Graph, plan: &Plan, source: Source) -> Option<&'a StepName> {
@@ -167,16 +201,18 @@ fn producer<'a>(graph: &'a Graph, plan: &Plan, source: Source) -> Option<&'a Ste
 
 fn text(generation: &Generation, asked: &Asked, states: &[State]) -> String {
     let graph = generation.graph();
-    let Asked { target, plan, given, .. } = asked;
+    let Asked { target, plan, given, items, .. } = asked;
     if plan.is_empty() {
         return format!("{target} is given: nothing runs\n");
     }
-    let given: Vec<_> = given.iter().map(Port::to_string).collect();
+    let items = items.iter().map(|items| format!("each {items}"));
+    let given: Vec<_> = given.iter().map(Port::to_string).chain(items).collect();
     let from = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
-    let rows = plan.nodes().zip(states).map(|((_, id), State { state, reason, key: _ })| {
+    let rows = plan.nodes().zip(states).map(|((node, id), State { state, reason, key: _ })| {
         let step = graph.step(id);
+        let often = if is_per_item(plan, node) { " (per item)" } else { "" };
         [
-            step.name.to_string(),
+            format!("{}{often}", step.name),
             format!("{state}: {}", harmless(reason)),
             takes(graph, &step.inputs),
             port(graph, step.output),

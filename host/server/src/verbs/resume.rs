@@ -1,22 +1,27 @@
 //! `resume`: goes on with recorded executions, with the modules and the configuration that they began
 //! with. Never begins a new one.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use docket_graph::Port;
-use docket_runtime::{ExecutionId, Host, StoredRequest};
+use docket_graph::{Plan, Port};
+use docket_runtime::{ExecutionId, Host, ItemSource, Request, StoredBatch, StoredRequest, Value};
 use docket_store::{Journal, Status, Store};
 use serde::Serialize;
 
+use super::batching::{Parts, way_on};
 use super::carrying::{Carried, carry, settle};
 use super::ledger::Ledger;
-use crate::args::{EndingArgs, ResumeArgs};
+use crate::args::{BatchFormat, EndingArgs, ItemsFormat, ResultFormat, ResumeArgs};
 use crate::bring_up;
 use crate::config::{Config, Environment};
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::input::Place;
+use crate::items::Form;
 use crate::log::HOST;
 use crate::output::{self, Readable};
+use crate::request::ItemsAsked;
 use crate::session::Session;
 use crate::store::{Door, Notice, unusable};
 
@@ -24,14 +29,14 @@ use crate::store::{Door, Notice, unusable};
 const KEPT_CONFIG: &str = "the kept docket.toml";
 
 pub(super) async fn resume(session: &mut Session, args: ResumeArgs) -> Result<(), CliError> {
-    let ResumeArgs { id, all, ending, store } = args;
+    let ResumeArgs { id, all, items_format, ending, store } = args;
     let config = session.config()?;
     let door = Door::of(&store, &config, Notice::Unusual)?;
     let opened = door.clone();
     let store = session.elsewhere(async move { opened.store().await.map_err(|error| unusable(&error)) });
     let resuming = Resuming { door: door.clone(), store: store.await?, config };
     let done = match id {
-        Some(id) if !all => resuming.one(session, &id, ending).await,
+        Some(id) if !all => resuming.one(session, &id, ending, items_format).await,
         _ => resuming.all(session, ending).await,
     };
     door.close().await;
@@ -49,6 +54,23 @@ struct Resuming {
 struct Ready {
     host: Host,
     target: Port,
+    batch: Option<Again>,
+}
+
+/// What is known of a batch that is to be gone on with.
+struct Again {
+    batch: StoredBatch,
+    /// What all items share.
+    shared: Vec<(Port, Arc<Value>)>,
+    max_concurrency: Option<NonZeroU32>,
+}
+
+/// Which batch is gone on with.
+struct Resumed<'a> {
+    host: &'a Host,
+    id: &'a ExecutionId,
+    target: Port,
+    items_format: Option<ItemsFormat>,
 }
 
 /// One line of `resume --all`.
@@ -63,8 +85,20 @@ struct Line<'a> {
 }
 
 impl Resuming {
-    async fn one(&self, session: &mut Session, id: &ExecutionId, ending: EndingArgs) -> Result<(), CliError> {
-        let Ready { host, target } = self.ready(session, id).await?;
+    async fn one(
+        &self,
+        session: &mut Session,
+        id: &ExecutionId,
+        ending: EndingArgs,
+        items_format: Option<ItemsFormat>,
+    ) -> Result<(), CliError> {
+        let Ready { host, target, batch } = self.ready(session, id).await?;
+        if let Some(again) = batch {
+            let resumed = Resumed { host: &host, id, target, items_format };
+            let shown = self.batch(session, resumed, again, ending).await;
+            settle(session, host, &self.door).await;
+            return shown;
+        }
         let shown = match self.carry(session, &host, id, ending).await {
             Ok(carried) => carried.show(session, &host, &target, ending),
             Err(error) => Err(error),
@@ -83,7 +117,12 @@ impl Resuming {
         for id in &ids {
             let line = match self.one_of_all(session, id, ending).await {
                 Err(error) if error.exit() == Exit::Interrupted => return Err(error),
-                Ok(output) => {
+                Ok(None) => {
+                    let store = self.door.option();
+                    tracing::warn!(target: HOST, "execution `{id}` is a batch, whose results are many: go on with it by `docket-host resume {id}{store}`");
+                    continue;
+                }
+                Ok(Some(output)) => {
                     Line { execution_id: id.as_str(), outcome: "done", output: Some(output), error: None }
                 }
                 Err(error) => {
@@ -108,8 +147,11 @@ impl Resuming {
         session: &mut Session,
         id: &ExecutionId,
         ending: EndingArgs,
-    ) -> Result<Readable, CliError> {
-        let Ready { host, target } = self.ready(session, id).await?;
+    ) -> Result<Option<Readable>, CliError> {
+        let Ready { host, target, batch } = self.ready(session, id).await?;
+        if batch.is_some() {
+            return Ok(None);
+        }
         let value = match self.carry(session, &host, id, ending).await {
             Ok(carried) => carried.value(),
             Err(error) => Err(error),
@@ -117,7 +159,51 @@ impl Resuming {
         // The store stays open for the next one.
         let _ = host.clone().shutdown(std::time::Duration::ZERO).await;
         let value = value?;
-        output::readable(host.graph(), &target, &value)
+        output::readable(output::message(host.graph(), &target), &value).map(Some)
+    }
+
+    /// Goes on with a batch: its items are read again from their file, and its results written from the first.
+    async fn batch(
+        &self,
+        session: &mut Session,
+        resumed: Resumed<'_>,
+        again: Again,
+        ending: EndingArgs,
+    ) -> Result<(), CliError> {
+        let Resumed { host, id, target, items_format } = resumed;
+        let Again { batch: StoredBatch { items: port, on_item_error, source }, shared, max_concurrency } =
+            again;
+        let ItemSource::File(path) = source else {
+            let sentence =
+                format!("the items of batch `{id}` came from a stream, which cannot be read again");
+            let hint = format!("to go on with it: {}", way_on(id, &self.door, None));
+            return Err(CliError::new(Exit::Usage, sentence).with_hint(hint));
+        };
+        let place = Place::File(path.into());
+        let format = match ending.format {
+            ResultFormat::Json => None,
+            ResultFormat::Ndjson => Some(BatchFormat::Ndjson),
+            ResultFormat::Proto => Some(BatchFormat::Proto),
+            ResultFormat::Text => {
+                let sentence = "the results of a batch cannot be written as `text`; write `--format ndjson`";
+                return Err(CliError::new(Exit::Usage, sentence));
+            }
+        };
+        let given: Vec<_> = shared.iter().map(|(port, _)| port).chain([&port]).cloned().collect();
+        let plan = Plan::of_items(host.graph(), &target, &given, shared.len());
+        let plan = plan.map_err(|errors| CliError::of(Exit::Invalid, &errors))?;
+        let mut request = Request::new(target).execution_id(id.clone());
+        for (port, value) in shared {
+            request = request.value(port, Value::clone(&value));
+        }
+        if let Some(timeout) = ending.timeout {
+            request = request.timeout(timeout);
+        }
+        let form = Form::of(host.graph(), &port, items_format.unwrap_or_else(|| ItemsFormat::of(&place)));
+        let on_item_error = on_item_error.into();
+        let items = ItemsAsked { place, port, form, max_concurrency, on_item_error };
+        let parts = Parts { request, plan, items, format, report: ending.report };
+        parts.begin(session, host).await?.carry(session, &self.door).await
     }
 
     async fn carry(
@@ -144,7 +230,10 @@ impl Resuming {
         if entry.facts.status == Status::Running {
             tracing::info!(target: HOST, "another process carries execution `{id}` out; waiting for it");
         }
-        let StoredRequest { target, modules, settings, .. } = stored;
+        let StoredRequest { target, inputs, modules, settings, batch, .. } = stored;
+        if batch.is_some() {
+            session.progress.expect_items();
+        }
         let given = &session.args;
         let is_given =
             given.config.is_some() || given.given_module_dir.is_some() && self.config.path.is_some();
@@ -155,7 +244,9 @@ impl Resuming {
         };
         let modules = kept_modules(ledger.journal(), id, modules).await?;
         let host = bring_up::host_of(session, &config, &self.door, modules).await?;
-        Ok(Ready { host, target })
+        let max_concurrency = config.batch.max_concurrency;
+        let batch = batch.map(|batch| Again { batch, shared: inputs, max_concurrency });
+        Ok(Ready { host, target, batch })
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 
-use docket_graph::Port;
+use docket_graph::{Arity, OnItemError, Port};
 use docket_runtime::{
-    ElementCounts, HostOptions, Inspection, Outcome, Report, StoredRequest, decode_outcome,
+    ElementCounts, HostOptions, Inspection, ItemCounts, ItemSource, Outcome, Report, StoredBatch,
+    StoredRequest, decode_outcome,
 };
 use docket_store::{Entry, Record, Status, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::super::ledger::{Ledger, Shown, execution_status, owned};
 use super::super::table::{flat, short, stamp, table, took};
+use super::{Detail, said};
 use crate::args::{ExecutionArgs, ExecutionStatus, ViewFormat};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -32,6 +34,9 @@ struct View {
     lease_until_ms: Option<u64>,
     modules: Vec<ModuleView>,
     inputs: Vec<InputView>,
+    /// Of a batch: its items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<BatchView>,
     steps: Vec<StepView>,
     output: Option<Shown>,
     error: Option<String>,
@@ -48,6 +53,35 @@ struct ModuleView {
 struct InputView {
     port: Port,
     value: Shown,
+}
+
+/// The items of a batch.
+#[derive(Serialize)]
+struct BatchView {
+    port: Port,
+    /// Where they come from; none for a stream.
+    file: Option<String>,
+    on_item_error: &'static str,
+    #[serde(flatten)]
+    items: ItemCounts,
+}
+
+impl BatchView {
+    fn of(batch: StoredBatch, items: ItemCounts) -> Self {
+        let StoredBatch { items: port, on_item_error, source } = batch;
+        Self {
+            port,
+            file: match source {
+                ItemSource::File(path) => Some(path),
+                ItemSource::Stream => None,
+            },
+            on_item_error: match on_item_error {
+                OnItemError::Fail => "fail",
+                OnItemError::Continue => "continue",
+            },
+            items,
+        }
+    }
 }
 
 /// One step whose result is kept.
@@ -125,8 +159,10 @@ impl View {
         let Entry { id, facts, request, outcome, .. } = entry;
         let unreadable =
             |error| CliError::new(Exit::Configuration, format_args!("execution `{id}`: {error}"));
-        let StoredRequest { target, inputs, modules, .. } =
+        let StoredRequest { target, inputs, modules, batch, .. } =
             StoredRequest::decode(request).map_err(unreadable)?;
+        let counts = Detail::of(&facts).items.unwrap_or_default();
+        let batch = batch.map(|batch| BatchView::of(batch, counts));
         let outcome = match outcome.is_empty() {
             true => None,
             false => Some(decode_outcome(outcome).map_err(unreadable)?),
@@ -138,7 +174,9 @@ impl View {
         let mut steps = steps(ledger, &id).await.map_err(|error| unusable(&error))?;
         let (output, report) = match outcome {
             Some(Outcome { result, report }) => {
-                (result.ok().map(|value| Shown::of(&value, &target, &known)), Some(report))
+                // What each item has given stands in no record.
+                let value = result.ok().filter(|value| batch.is_none() || value.arity() == Arity::One);
+                (value.map(|value| Shown::of(&value, &target, &known)), Some(report))
             }
             None => (None, None),
         };
@@ -159,6 +197,7 @@ impl View {
                 status => execution_status(status),
             },
             inputs: inputs.collect(),
+            batch,
             execution_id: id.to_string(),
             target,
             created_at_ms: facts.created_at.0,
@@ -195,6 +234,10 @@ impl View {
         }
         for InputView { port, value } in &self.inputs {
             line("input", &format!("{port}={}", value.text()));
+        }
+        if let Some(BatchView { port, file, items, .. }) = &self.batch {
+            line("items", &format!("{port} from {}", file.as_deref().unwrap_or("a stream")));
+            line("progress", &said(*items));
         }
         if let Some(output) = &self.output {
             line("output", &output.text());
