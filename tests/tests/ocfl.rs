@@ -210,7 +210,8 @@ fn stuck() -> (World, PathBuf) {
     fs::create_dir_all(&draft).unwrap();
     let ended = world.run("stuck", SECOND, 0).ended();
     assert_eq!(ended.code, Some(1), "{}", ended.err);
-    assert!(ended.err.contains("step `CarryOut` failed after 3 attempts"), "{}", ended.err);
+    let sentence = "step `CarryOut` failed for element 5 of `ListActivities` after 3 attempts";
+    assert!(ended.err.contains(sentence), "{}", ended.err);
     assert!(ended.err.contains("draft-6"), "{}", ended.err);
     (world, draft)
 }
