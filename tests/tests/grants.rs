@@ -8,12 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use docket_graph::FailureClass;
 use docket_runtime::{
-    BuildError, Circumstance, DirGrant, ExecutionError, ExecutionId, GrantOptions, Host, HostOptions, Purity,
-    Request, StepFailure, StepOptions,
+    BuildError, Caps, Circumstance, DirGrant, ExecutionError, ExecutionId, GrantOptions, Host, HostOptions,
+    Purity, Request, StepFailure, StepOptions,
 };
 use docket_tests::{example, execute, fixture, host, host_with, options, profile_request};
 
@@ -295,6 +296,71 @@ async fn what_was_granted_to_write_can_be_changed_and_leads_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_takes_the_place_of_a_granted_directory_is_not_followed() {
+    let root = tree();
+    std::fs::create_dir(root.path().join("elsewhere")).unwrap();
+    std::fs::write(root.path().join("elsewhere/a"), "not for steps").unwrap();
+    std::os::unix::fs::symlink("elsewhere", root.path().join("link")).unwrap();
+    // What the path names when the host starts may have links.
+    std::os::unix::fs::symlink(root.path(), root.path().join("way")).unwrap();
+    let grants = dirs([format!("rw:{}", root.path().join("way/data").display())]);
+    let host = host_with(&["handle_files"], granting(grants)).await.unwrap();
+    let words = "read /data/a;write /data/new x;list /data/deep;read /data/deep/b";
+    assert_eq!(told(&host, words).await.unwrap(), "text of a|ok|b,up|text of b");
+
+    let swap = |from: &str, to: &str| std::fs::rename(root.path().join(from), root.path().join(to)).unwrap();
+    let (there, back) = ([("data", "aside"), ("link", "data")], [("data", "link"), ("aside", "data")]);
+    there.iter().for_each(|(from, to)| swap(from, to));
+    let failure = told(&host, words).await.unwrap_err();
+    let place = root.path().canonicalize().unwrap().join("data");
+    let place = place.display();
+    let said = format!(
+        "cannot be given what it was granted: `{place}` cannot be opened: `{place}` is a link, and was none when the host started"
+    );
+    assert_eq!(failure.to_string(), said);
+    back.iter().for_each(|(from, to)| swap(from, to));
+
+    // The same while attempts open it, and a directory within it.
+    let over = AtomicBool::new(false);
+    let (mut read, mut refused) = (0, 0);
+    let handle = tokio::runtime::Handle::current();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let within = [("data/deep", "data/kept"), ("data/relative", "data/deep")];
+            let restored = [("data/deep", "data/relative"), ("data/kept", "data/deep")];
+            while !over.load(Ordering::Relaxed) {
+                for (from, to) in there.into_iter().chain(back).chain(within).chain(restored) {
+                    swap(from, to);
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let attempts = scope.spawn(|| {
+            handle.block_on(async {
+                // Whoever swaps may be held up in any state.
+                while read < 50 || refused < 50 {
+                    match told(&host, words).await {
+                        Ok(found) => {
+                            read += usize::from(found.starts_with("text of a"));
+                            assert!(!found.contains("not for steps"), "{found}");
+                        }
+                        Err(failure) => {
+                            refused += 1;
+                            assert_eq!(failure.class(), FailureClass::Grant, "{failure}");
+                        }
+                    }
+                }
+            });
+        });
+        let ended = attempts.join();
+        over.store(true, Ordering::Relaxed);
+        ended.unwrap();
+    });
+    let outside = std::fs::read_dir(root.path().join("elsewhere")).unwrap();
+    assert_eq!(outside.count(), 1, "nothing is written there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_neither_file_nor_directory_cannot_be_opened_and_holds_nobody_up() {
     let root = tree();
     let pipe = root.path().join("out/pipe");
@@ -427,6 +493,16 @@ async fn processor_time_lines_handles_and_stack_are_limited_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_for_which_there_is_no_room_is_refused_with_what_to_lower() {
+    let caps = Caps { memory: 64 << 30, ..Caps::default() };
+    let error =
+        host_with(&["good"], HostOptions { caps, max_instances: 4_000, ..options() }).await.err().unwrap();
+    let said = error.to_string();
+    let words = "lower `max-instances` (4000) or the cap on `memory` (68719476736 bytes)";
+    assert!(said.starts_with("the WebAssembly engine cannot be made: ") && said.ends_with(words), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_component_of_too_many_parts_is_refused_with_the_numbers() {
     let many = |part: &str| {
         let instances = "(core instance (instantiate $m))".repeat(65);
@@ -469,7 +545,7 @@ async fn a_module_is_granted_by_its_name_for_all_its_steps() {
 #[test]
 fn the_page_about_the_sandbox_has_the_numbers_of_the_code() {
     use docket_graph::Policy;
-    use docket_runtime::{Caps, DEFAULT_STACK, Digest, LEAST_STACK, MOST_STACK, TICK};
+    use docket_runtime::{DEFAULT_STACK, Digest, LEAST_STACK, MOST_STACK, TICK};
     let page = std::fs::read_to_string(docket_tests::repository().join("docs/sandbox.md")).unwrap();
     let host = HostOptions::default();
     let limits = host.effective(("a.wasm", &Digest::of(b"")), "A", &Policy::default()).limits;

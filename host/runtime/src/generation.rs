@@ -33,13 +33,24 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(metering: Metering, options: &HostOptions) -> wasmtime::Result<Self> {
+    /// Returns an engine of this size.
+    ///
+    /// # Errors
+    /// What the engine says, and what can be done about it.
+    pub(crate) fn new(metering: Metering, options: &HostOptions) -> Result<Self, String> {
         let pool = PoolSize {
             instances: options.max_instances,
             memory: options.caps.memory,
             table_elements: options.caps.table_elements,
             stack: options.max_stack,
         };
+        Self::of(metering, pool).map_err(|error| {
+            let PoolSize { instances, memory, .. } = pool;
+            format!("{error:#}; where that is for want of memory or addresses, lower `max-instances` ({instances}) or the cap on `memory` ({memory} bytes)")
+        })
+    }
+
+    fn of(metering: Metering, pool: PoolSize) -> wasmtime::Result<Self> {
         let engine = wasmtime::Engine::new(&engine::config(metering, pool))?;
         let linker = sandbox::linker(&engine)?;
         let ticker = EpochTicker::start(&engine)?;
@@ -502,7 +513,7 @@ impl Loading<'_> {
         }
         Engine::new(Metering::Fuel, self.options)
             .map(|engine| Some(Arc::new(engine)))
-            .map_err(|error| LoadFault::Engine { reason: format!("{error:#}") })
+            .map_err(|reason| LoadFault::Engine { reason })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use docket_graph::{Graph, Plan, PlanErrors, Port, StepName};
+use docket_graph::{FailureClass, Graph, Plan, PlanErrors, Port, StepName};
 use docket_store::{Store, StoreError};
 use futures_util::stream::Stream;
 use tokio::sync::{OnceCell, Semaphore};
@@ -18,9 +18,11 @@ use crate::artifact::{ArtifactError, ArtifactStore};
 use crate::batch::{Batch, BatchRequest};
 use crate::board::Home;
 use crate::clock;
+use crate::dirs;
 use crate::engine::{MOST_INSTANCES, Metering};
 use crate::execution::{Execution, OpenStore, Shared};
 use crate::execution_id::ExecutionId;
+use crate::failure::ExecutionError;
 use crate::forecast::Forecast;
 use crate::generation::{Engine, Generation, LoadErrors, Loading};
 use crate::http::{Connector, HttpOptionsError};
@@ -29,6 +31,7 @@ use crate::module::ModuleSource;
 use crate::observer::Observer;
 use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
 use crate::outcome::Outcome;
+use crate::report::{AttemptOutcome, ExecutionOutcome, Report, StepOutcome};
 use crate::request::{Request, RequestError};
 
 /// Why there is no host.
@@ -147,7 +150,7 @@ impl HostBuilder {
     /// # Errors
     /// Where the engine cannot be made, and every fault of the modules and of their graph at once.
     pub async fn build(self) -> Result<Host, BuildError> {
-        let Self { dirs, mut modules, options, observer, compiling, open_store } = self;
+        let Self { dirs, mut modules, mut options, observer, compiling, open_store } = self;
         if !(1..=MOST_INSTANCES).contains(&options.max_instances) {
             return Err(BuildError::Instances(options.max_instances));
         }
@@ -163,12 +166,13 @@ impl HostBuilder {
         if !is_tenant(&options.tenant) {
             return Err(BuildError::Tenant(options.tenant));
         }
+        let of_steps = options.steps.values_mut().filter_map(|step| step.grants.as_mut());
+        of_steps.chain(options.modules.iter_mut().map(|(_, grants)| grants)).for_each(dirs::resolve);
         for dir in dirs {
             modules.extend(ModuleSource::in_dir(&dir).map_err(LoadErrors)?);
         }
         let artifacts = ArtifactStore::open(&options.artifacts)?;
-        let plain =
-            Engine::new(Metering::Off, &options).map_err(|error| BuildError::Engine(format!("{error:#}")))?;
+        let plain = Engine::new(Metering::Off, &options).map_err(BuildError::Engine)?;
         let plain = Arc::new(plain);
         let connector = Arc::new(Connector::new(options.http.clone())?);
         let compiling = compiling.unwrap_or_else(|| Box::new(|_| {}));
@@ -260,6 +264,38 @@ impl Host {
     /// As [`Host::execute`] before it runs anything, and where the store cannot be read.
     pub async fn forecast(&self, request: Request) -> Result<Vec<(StepName, Forecast)>, RequestError> {
         self.0.forecast(request).await
+    }
+
+    /// Returns whether an execution that ended like this may come to another end when it is gone on with: it was stopped,
+    /// or a step failed in a way that its options try again. All else would most likely end the same way.
+    pub fn may_end_otherwise(&self, error: &ExecutionError, report: &Report) -> bool {
+        let is_retried = |step: &StepName, class: FailureClass, code: Option<&str>| {
+            let step = self.graph().find_step(step.as_str());
+            step.is_some_and(|step| self.generation().retry(step).reclassify.is_retried(class, code))
+        };
+        match error {
+            ExecutionError::Deadline { .. }
+            | ExecutionError::Cancelled
+            | ExecutionError::Shutdown
+            | ExecutionError::Items { .. } => true,
+            ExecutionError::Aborted { .. } | ExecutionError::Item { .. } => false,
+            ExecutionError::Failed { step, source, .. } => is_retried(step, source.class(), source.code()),
+            ExecutionError::Recorded { .. } => match report.outcome {
+                ExecutionOutcome::DeadlineExceeded
+                | ExecutionOutcome::Cancelled
+                | ExecutionOutcome::Shutdown => true,
+                ExecutionOutcome::Done | ExecutionOutcome::Aborted => false,
+                // The report has the class of each failure, and not its code.
+                ExecutionOutcome::Failed => report.steps.iter().any(|step| {
+                    let last = step.attempts.last().map(|attempt| attempt.outcome);
+                    let class = match last {
+                        Some(AttemptOutcome::Failed(class)) => class,
+                        Some(AttemptOutcome::Done | AttemptOutcome::Cancelled) | None => return false,
+                    };
+                    step.outcome == StepOutcome::Failed && is_retried(&step.step, class, None)
+                }),
+            },
+        }
     }
 
     /// Carries a request out.

@@ -27,8 +27,7 @@ impl Inspection {
     /// Where the engine cannot be made, and every fault of the module.
     pub async fn of(module: &ModuleSource, options: &HostOptions) -> Result<Self, BuildError> {
         let artifacts = ArtifactStore::open(&options.artifacts)?;
-        let engine =
-            Engine::new(Metering::Off, options).map_err(|error| BuildError::Engine(format!("{error:#}")))?;
+        let engine = Engine::new(Metering::Off, options).map_err(BuildError::Engine)?;
         let loader = Loader {
             engine: &engine.engine,
             linker: &engine.linker,

@@ -18,6 +18,7 @@ mod failure;
 mod bindings;
 mod files;
 mod denied;
+mod dirs;
 mod sandbox;
 mod artifact;
 mod call;
@@ -55,7 +56,7 @@ pub use engine::{EpochTicker, Metering, PoolSize, TICK, config as engine_config}
 pub use execution::{Canceller, Execution};
 pub use execution_id::{ExecutionId, ExecutionIdError};
 pub use failure::{AnswerFault, ErrorKind, ExecutionError, StepFailure};
-pub use forecast::{Came, Explanation, Forecast, explain};
+pub use forecast::{Came, ExplainedElements, Explanation, Forecast, explain};
 pub use generation::{Generation, LoadErrors, ModuleFacts, Purity};
 pub use grants::{
     Access, Circumstance, DirGrant, DirGrantError, GrantCaps, GrantOptions, Grants, ModulePattern,
@@ -79,7 +80,8 @@ pub use options::{
 };
 pub use outcome::{Outcome, OutcomeError};
 pub use report::{
-    AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
+    AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, MissedElement, Report, StepOutcome,
+    StepReport,
 };
 pub use request::{Request, RequestError};
 pub use stored::{StoredBatch, StoredError, StoredRequest, decode_outcome, decode_value};

@@ -23,6 +23,7 @@ use wasmtime_wasi_io::bindings::wasi::io::poll;
 
 use crate::bindings::config;
 use crate::denied;
+use crate::dirs::OpenDir;
 use crate::failure::StepFailure;
 use crate::files::{Files, FilesView};
 use crate::grants::{Access, Circumstance, Grants};
@@ -172,13 +173,12 @@ impl Sandbox {
                 Access::ReadOnly => FsPerms::ReadOnly,
                 Access::ReadWrite => FsPerms::ReadWrite,
             };
-            wasi.preopened_dir(&dir.host, &dir.guest, perms).map_err(|error| {
-                StepFailure::Grant(format!(
-                    "`{}` cannot be opened: {}",
-                    dir.host.display(),
-                    error.root_cause()
-                ))
-            })?;
+            let fault = |error: &dyn std::fmt::Display| {
+                StepFailure::Grant(format!("`{}` cannot be opened: {error}", dir.host.display()))
+            };
+            let opened = OpenDir::open(&dir.host).map_err(|error| fault(&error))?;
+            wasi.preopened_dir(opened.path(), &dir.guest, perms)
+                .map_err(|error| fault(&error.root_cause()))?;
         }
         self.wasi = Some(Box::new(wasi.build()));
         Ok(())
