@@ -213,11 +213,49 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, open: &Open) -> Opti
                 answer(&mut stream, "200 OK", &headers, "").await?;
             }
             "/trailers" => {
-                let value = head.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or("-");
+                let value = authorization(&head);
                 let text = format!(
                     "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-late\r\n\r\n2\r\nhi\r\n0\r\nx-late: {value}\r\n\r\n"
                 );
                 write(&mut stream, &text).await?;
+            }
+            "/chunk-nonsense" => {
+                write(&mut stream, &format!("{OK}transfer-encoding: chunked\r\n\r\nzz\r\n")).await?
+            }
+            "/chunk-huge" => {
+                write(&mut stream, &format!("{OK}transfer-encoding: chunked\r\n\r\n{}\r\n", "f".repeat(18)))
+                    .await?;
+                gone(&mut stream).await?;
+            }
+            "/chunk-endless" => {
+                write(&mut stream, &format!("{OK}transfer-encoding: chunked\r\n\r\n5;")).await?;
+                endless(&mut stream, "x").await?;
+            }
+            "/trailers-endless" => {
+                write(&mut stream, &format!("{OK}transfer-encoding: chunked\r\n\r\n0\r\n")).await?;
+                endless(&mut stream, "x-late: y\r\n").await?;
+            }
+            "/head-endless" => endless(&mut stream, "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n").await?,
+            "/two-lengths" => {
+                write(&mut stream, &format!("{OK}content-length: 5\r\ncontent-length: 6\r\n\r\nhello!"))
+                    .await?;
+            }
+            // What looks like the answer to the next request comes with this one.
+            "/more-than-said" => {
+                let next = format!("{OK}content-length: 8\r\n\r\nsmuggled");
+                write(&mut stream, &format!("{OK}content-length: 2\r\n\r\nhi{next}")).await?;
+            }
+            // What was sent comes back wherever it can, and in what is no answer.
+            "/reflect" => {
+                let value = authorization(&head);
+                let headers = format!("www-authenticate: {value}\r\nx-reflected: {value}\r\n");
+                answer(&mut stream, &format!("401 {value}"), &headers, "").await?;
+            }
+            "/reflect-garbage" => write(&mut stream, &format!("{}\r\n\r\n", authorization(&head))).await?,
+            "/reflect-chunk" => {
+                let text = format!("{OK}transfer-encoding: chunked\r\n\r\n{}\r\n", authorization(&head));
+                write(&mut stream, &text).await?;
+                gone(&mut stream).await?;
             }
             "/garbage" => write(&mut stream, "this is no HTTP\r\n\r\n").await?,
             // Looks as if the connection could be used again, and is closed a moment later.
@@ -228,6 +266,13 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, open: &Open) -> Opti
             _ => answer(&mut stream, "200 OK", "", "hello").await?,
         }
     }
+}
+
+/// How a good answer begins.
+const OK: &str = "HTTP/1.1 200 OK\r\n";
+
+fn authorization(head: &str) -> &str {
+    head.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or("-")
 }
 
 async fn answer(
@@ -243,6 +288,13 @@ async fn answer(
 async fn write(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> Option<()> {
     stream.write_all(text.as_bytes()).await.ok()?;
     stream.flush().await.ok()
+}
+
+async fn endless(stream: &mut (impl AsyncWrite + Unpin), piece: &str) -> Option<()> {
+    let pieces = piece.repeat(1000);
+    loop {
+        write(stream, &pieces).await?;
+    }
 }
 
 async fn gone(stream: &mut (impl AsyncRead + Unpin)) -> Option<()> {

@@ -465,3 +465,44 @@ fn with_http<T>(
         (failure, _) => failure,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::thread;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(10);
+
+    #[tokio::test]
+    async fn an_answer_that_comes_after_the_deadline_is_none() {
+        let past = || thread::sleep(LIMIT * 2);
+        for (work, expected) in [(&(|| ()) as &dyn Fn(), Some(7)), (&past, None)] {
+            let began = clock::now();
+            let answer = pin!(async {
+                work();
+                7
+            });
+            let (answer, ended) = within(clock::deadline(began, LIMIT), None, answer).await;
+            assert_eq!(answer, expected);
+            assert_eq!(ended >= began + LIMIT, expected.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_was_set_aside_is_not_gone_on_with_after_the_deadline() {
+        let polled = Cell::new(0);
+        let work = pin!(poll_fn(|_| {
+            polled.set(polled.get() + 1);
+            if polled.get() == 1 { Poll::Pending } else { Poll::Ready(()) }
+        }));
+        let deadline = clock::deadline(clock::now(), LIMIT);
+        let mut waiting = pin!(within(deadline, None, work));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        thread::sleep(LIMIT * 2);
+        assert!(matches!(waiting.as_mut().poll(&mut context), Poll::Ready((None, _))));
+        assert_eq!(polled.get(), 1);
+    }
+}

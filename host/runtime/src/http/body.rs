@@ -1,6 +1,8 @@
 //! Owns the bodies on their way through the host: counted, timed, and ended at their limits. Never
 //! looks into them.
 
+use std::error::Error as _;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -81,6 +83,8 @@ pub(crate) struct Whole {
     pub(crate) give_back: Box<dyn FnOnce() + Send>,
     /// Changes trailers before the guest sees them.
     pub(crate) trailers: Box<dyn Fn(&mut http::HeaderMap) + Send>,
+    /// Called where the next piece is waited for in vain.
+    pub(crate) stalled: Box<dyn Fn() + Send>,
 }
 
 impl ResponseBody {
@@ -89,7 +93,7 @@ impl ResponseBody {
     }
 
     fn ended(&mut self) {
-        if let Some(Whole { place, give_back, trailers: _ }) = self.whole.take() {
+        if let Some(Whole { place, give_back, trailers: _, stalled: _ }) = self.whole.take() {
             drop(place);
             give_back();
         }
@@ -131,7 +135,10 @@ impl Body for ResponseBody {
                 });
                 match alarm.as_mut().poll(context) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => Err(Error::ConnectionReadTimeout),
+                    Poll::Ready(()) => {
+                        self.whole.iter().for_each(|whole| (whole.stalled)());
+                        Err(Error::ConnectionReadTimeout)
+                    }
                 }
             }
         };
@@ -193,5 +200,8 @@ fn flattened<T>(frame: Option<Result<Result<T, Error>, Error>>) -> Option<Result
 
 /// Returns the code for an answer that broke off.
 fn broken(error: &hyper::Error) -> Error {
-    if error.is_parse() { Error::HttpProtocolError } else { Error::HttpResponseIncomplete }
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    // What frames a body is no sense: a chunk without a size, or one longer than any body.
+    let is_nonsense = matches!(cause, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
+    if error.is_parse() || is_nonsense { Error::HttpProtocolError } else { Error::HttpResponseIncomplete }
 }

@@ -63,16 +63,24 @@ pub(crate) async fn run(exchange: Exchange) -> Result<Response<WasiBody>, Error>
     let body = |inner| RequestBody { inner, meter: meter.clone(), progress: progress.clone() };
     let mut request = request.map(body);
     let peer = Peer::of(&target);
+    let missed =
+        |awaited: Awaited| awaited.missed(&timeouts, &grant.connector.options, (&method, &target), &meter);
     let (response, connection) = loop {
         let mut connection = match grant.pool.take(&peer, admits) {
             Some(connection) => connection,
             None => {
                 let connecting = grant.connector.connect(&target, timeouts.connect, admits).await;
-                connecting.map_err(|fault| explained(&fault, &method, &target, &meter))?
+                connecting.map_err(|fault| {
+                    if matches!(fault, ConnectFault::Timeout(_)) {
+                        missed(Awaited::Connection);
+                    }
+                    explained(&fault, &method, &target, &meter)
+                })?
             }
         };
         progress.made();
-        match sent(&mut connection, request, &timeouts, &progress).await? {
+        let sending = sent(&mut connection, request, &timeouts, &progress);
+        match sending.await.inspect_err(|_| missed(Awaited::Answer))? {
             Sent::Answer(response) => break (response, connection),
             // A connection that was closed while it was idle; the request never left.
             Sent::Not(unsent) => request = *unsent,
@@ -91,10 +99,55 @@ pub(crate) async fn run(exchange: Exchange) -> Result<Response<WasiBody>, Error>
             let grant = Arc::clone(&grant);
             Box::new(move |trailers| vault::blank(trailers, &grant.secrets))
         },
+        stalled: {
+            let (grant, meter) = (Arc::clone(&grant), meter.clone());
+            Box::new(move || {
+                Awaited::More.missed(&timeouts, &grant.connector.options, (&method, &target), &meter)
+            })
+        },
         give_back: Box::new(move || grant.pool.put(peer, connection, &grant.connector)),
     };
     let body = ResponseBody::new(incoming, meter, timeouts.between_bytes, whole);
     Ok(Response::from_parts(head, body.boxed_unsync()))
+}
+
+/// What is waited for.
+#[derive(Clone, Copy)]
+enum Awaited {
+    Connection,
+    Answer,
+    More,
+}
+
+impl Awaited {
+    /// Notes that it did not come in time. A guest that asked for less time than it may have knows why by itself.
+    fn missed(
+        self,
+        timeouts: &Timeouts,
+        options: &HttpOptions,
+        (method, target): (&str, &Target),
+        meter: &Meter,
+    ) {
+        let (waited, most, what, option) = match self {
+            Self::Connection => {
+                (timeouts.connect, options.connect_timeout, "a connection", "connect-timeout")
+            }
+            Self::Answer => {
+                (timeouts.first_byte, options.first_byte_timeout, "the answer", "first-byte-timeout")
+            }
+            Self::More => (
+                timeouts.between_bytes,
+                options.between_bytes_timeout,
+                "more of the answer",
+                "between-bytes-timeout",
+            ),
+        };
+        if waited >= most {
+            meter.refused(format!(
+                "waited {waited:?} for {what} to {method} {target}, as long as `{option}` allows"
+            ));
+        }
+    }
 }
 
 /// What became of a request.

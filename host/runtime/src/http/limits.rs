@@ -74,7 +74,7 @@ struct Counts {
 pub(crate) struct Noted {
     /// The first limit that was reached.
     pub(crate) reached: Option<HttpLimit>,
-    /// What was refused and why, in full sentences.
+    /// What was refused and why, and what was waited for in vain, in full sentences.
     pub(crate) refusals: Vec<String>,
 }
 
@@ -124,7 +124,7 @@ impl Meter {
         limit
     }
 
-    /// Notes a refusal, in a full sentence.
+    /// Notes a refusal, or a wait in vain, in a full sentence.
     pub(crate) fn refused(&self, sentence: String) {
         self.with_noted(|noted| {
             if noted.refusals.len() < REMEMBERED && !noted.refusals.contains(&sentence) {
