@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use docket_graph::Port;
 use docket_runtime::{
-    ElementCounts, ExecutionError, Host, HostOptions, Outcome, Request, StepFailure, StepOutcome, Value,
+    Came, ElementCounts, ExecutionError, ExecutionId, Explanation, Host, HostOptions, Keeping, Outcome,
+    Request, StepFailure, StepOptions, StepOutcome, Value, explain,
 };
+use docket_store::{MemoryStore, Store};
 use docket_tests::{Recorder, example_module, options};
 use prost::Message;
 
@@ -139,4 +141,47 @@ async fn equal_elements_of_a_kept_step_run_once() {
     assert_eq!((counts.done, counts.cached), (1, 9));
     let again = host.execute(request("Summary", &"the same. ".repeat(10))).await.unwrap();
     assert_eq!(elements(&again, "Count").unwrap().cached, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_explained_of_a_step_is_how_many_elements_were_found_and_the_first_that_was_not() {
+    let persistence = docket_graph::Persistence { scope: docket_graph::Scope::Global, ttl: None };
+    let kept = StepOptions { persistence: Some(Keeping::On(persistence)), ..StepOptions::default() };
+    let steps = BTreeMap::from([("Count".to_owned(), kept)]);
+    let options = HostOptions { steps, ..options() };
+    let tenant = options.tenant.clone();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let builder = Host::builder().options(options).store(Arc::clone(&store));
+    let builder = builder.module("scatter_gather.wasm", example_module("scatter_gather"));
+    let host = builder.build().await.unwrap();
+    let changed = "the input `wordcount.v1.Sentence` changed";
+    let cases = [
+        ("one", text(5), Came::Made, (0, 5), Some("element 0 of `Split`"), "no result is kept"),
+        ("two", text(70), Came::Made, (5, 65), Some("element 5 of `Split`"), changed),
+        ("three", text(70), Came::Found, (70, 0), None, "each had been made before"),
+        (
+            "four",
+            format!("{}\u{fffd} here.", text(4)),
+            Came::Failed,
+            (4, 1),
+            Some("element 4 of `Split`"),
+            changed,
+        ),
+    ];
+    for (id, text, result, (found, missed), first, reason) in cases {
+        let request = request("Summary", &text).execution_id(ExecutionId::parse(id).unwrap());
+        let outcome = host.execute(request).await.unwrap();
+        assert_eq!(outcome.result.is_err(), result == Came::Failed, "{id}");
+        let explained = explain(&store, &tenant, id).await.unwrap();
+        assert_eq!(explained.len(), 1, "{id}: {explained:?}");
+        let [Explanation { step, result: came, key, reason: why, attempts, elements }] = &explained[..]
+        else {
+            panic!()
+        };
+        assert_eq!((step.as_str(), *came, why.as_str()), ("Count", result, reason), "{id}");
+        let elements = elements.as_ref().unwrap();
+        let path = elements.first_missed.as_ref().map(ToString::to_string);
+        assert_eq!((elements.found, elements.missed, path.as_deref()), (Some(found), missed, first), "{id}");
+        assert_eq!((key.is_some(), *attempts), (first.is_some(), u32::from(first.is_some())), "{id}");
+    }
 }

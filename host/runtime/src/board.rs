@@ -33,7 +33,8 @@ use crate::keep::Keeping;
 use crate::key::RunKey;
 use crate::observer::{Event, Observer};
 use crate::report::{
-    AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
+    AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, MissedElement, Report, StepOutcome,
+    StepReport,
 };
 use crate::value::Value;
 
@@ -130,6 +131,8 @@ struct Tally {
     counts: ElementCounts,
     /// Of the first element that failed.
     attempts: Vec<AttemptReport>,
+    /// Of those with a key, the first in order for which no kept result was found.
+    first_missed: Option<MissedElement>,
 }
 
 /// How a job failed for good.
@@ -706,7 +709,10 @@ impl Run {
         if Some(element.dimension) == self.plan().items() {
             self.item_ended(board, element, how);
         }
-        let path = if done { ElementPath::default() } else { self.element(board, element.frame) };
+        let missed = |node: &Node| node.kept.is_some() && node.outcome != Some(StepOutcome::Cached);
+        let is_told =
+            !done || board.frames.get(element.frame).is_some_and(|frame| frame.nodes.iter().any(missed));
+        let path = if is_told { self.element(board, element.frame) } else { ElementPath::default() };
         let frame = board.frames.end(self.plan(), element, done);
         if board.tallies.is_empty() {
             board.tallies.resize_with(self.plan().len(), Tally::default);
@@ -715,6 +721,14 @@ impl Run {
             let tally = &mut board.tallies[node.index()];
             let outcome = ended.outcome.unwrap_or(StepOutcome::NeverStarted);
             tally.counts.add(outcome);
+            if missed(&ended)
+                && let Some(kept) = &ended.kept
+                && tally.first_missed.as_ref().is_none_or(|first| path.comes_before(&first.element))
+            {
+                let attempts = ended.attempts.last().map_or(0, |attempt| attempt.attempt);
+                let (element, key) = (path.clone(), kept.key.record.as_str().to_owned());
+                tally.first_missed = Some(MissedElement { element, key, attempts });
+            }
             if outcome == StepOutcome::Failed && tally.attempts.is_empty() {
                 tally.attempts = ended.attempts;
                 tally.attempts.iter_mut().for_each(|attempt| attempt.element = path.clone());
@@ -797,13 +811,13 @@ impl Run {
     fn step_report(&self, board: &mut Board, node: NodeId) -> StepReport {
         let code = self.code(node);
         let outcome = self.outcome_of_step(board, node);
-        let (key, attempts, elements) = if self.runs_once(node) {
+        let (key, attempts, elements, first_missed) = if self.runs_once(node) {
             let node = board.node_mut(self.plan(), Job::once(node));
             let key = node.kept.as_ref().map(|kept| kept.key.record.as_str().to_owned());
-            (key, std::mem::take(&mut node.attempts), None)
+            (key, std::mem::take(&mut node.attempts), None, None)
         } else {
             let tally = board.tallies.get_mut(node.index()).map(std::mem::take).unwrap_or_default();
-            (None, tally.attempts, Some(tally.counts))
+            (None, tally.attempts, Some(tally.counts), tally.first_missed)
         };
         StepReport {
             step: code.name.clone(),
@@ -812,6 +826,7 @@ impl Run {
             key,
             attempts,
             elements,
+            first_missed,
         }
     }
 

@@ -27,6 +27,12 @@ impl ElementPath {
         self.0.is_empty()
     }
 
+    /// Returns whether it comes before another one of the same step: in the order of the lists, from the outermost.
+    pub(crate) fn comes_before(&self, other: &Self) -> bool {
+        let indices = |path: &Self| path.0.iter().map(|element| element.index).collect::<Vec<_>>();
+        indices(self) < indices(other)
+    }
+
     /// Returns which item of a batch this is of, or within.
     pub fn item(&self) -> Option<u64> {
         self.0.first().filter(|outermost| outermost.of.is_none()).map(|outermost| outermost.index)

@@ -8,10 +8,12 @@ use docket_graph::{Arity, DimensionId, Input, NodeId, Scope, Source, StepName};
 use docket_store::{Filter, Journal, Kind, Left, Look, Query, Record, Status, Store, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::element::ElementPath;
 use crate::execution::{Accepted, Shared};
 use crate::generation::Keep;
 use crate::keep::Keeping;
 use crate::key::{self, Parts, WorkKey};
+use crate::report::{ElementCounts, StepReport};
 use crate::request::{Request, RequestError};
 use crate::stored;
 use crate::value::Value;
@@ -170,14 +172,28 @@ fn why(earlier: &[Record], parts: &Parts, scope: Scope) -> String {
 pub struct Explanation {
     /// The step.
     pub step: String,
-    /// How its result came about.
+    /// How its result came about; where it runs for each element, how the worst of them did.
     pub result: Came,
-    /// The key of its work, in hexadecimal.
-    pub key: String,
+    /// The key of its work, in hexadecimal; where it runs for each element, of the one that is explained.
+    pub key: Option<String>,
     /// Where it was found, the execution that made it; else why it was not found.
     pub reason: String,
-    /// How many attempts were begun.
+    /// How many attempts were begun; where it runs for each element, at the one that is explained.
     pub attempts: u32,
+    /// For how many elements it was found, where it runs for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elements: Option<ExplainedElements>,
+}
+
+/// For how many elements of a list the results of a step were found, and which element is explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExplainedElements {
+    /// For how many a kept result was found; not known of an execution that was cut off.
+    pub found: Option<u64>,
+    /// For how many there was none, of those that were begun.
+    pub missed: u64,
+    /// The first of them, which is explained; not known of an execution that was cut off, of which any one is explained.
+    pub first_missed: Option<ElementPath>,
 }
 
 /// How the result of a step came about.
@@ -201,6 +217,15 @@ struct Note {
     result: Came,
 }
 
+/// What is known of a step before it is looked for the reason.
+struct Noted {
+    step: String,
+    result: Came,
+    key: Option<String>,
+    attempts: u32,
+    elements: Option<ExplainedElements>,
+}
+
 /// Returns what became of each step of an execution whose result was to be kept, in the order of their
 /// names.
 ///
@@ -208,40 +233,98 @@ struct Note {
 /// Where the store cannot be read.
 pub async fn explain(store: &Arc<dyn Store>, tenant: &str, id: &str) -> Result<Vec<Explanation>, StoreError> {
     let journal = Journal::new(Arc::clone(store), "".into(), docket_store::LEASE);
-    let mut noted: Vec<(String, Note, u32)> = Vec::new();
+    let mut noted = Vec::new();
     for record in journal.steps(tenant, id).await? {
         let note =
             record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Note>(detail).ok());
-        let (Some(note), Some(step)) = (note, &record.facts.step) else { continue };
-        noted.push((step.to_string(), note, record.facts.attempts));
+        let (Some(Note { key, result }), Some(step)) = (note, &record.facts.step) else { continue };
+        let (step, key, attempts) = (step.to_string(), Some(key), record.facts.attempts);
+        noted.push(Noted { step, result, key, attempts, elements: None });
     }
-    // An execution that was cut off has no notes, but what it had made or was at is there.
+    // What runs for each element has no note of its own: the report tells of all of them.
+    let outcome = journal.read(tenant, id).await?.map(|entry| entry.outcome).unwrap_or_default();
+    if let Ok(outcome) = stored::decode_outcome(outcome) {
+        noted.extend(outcome.report.steps.into_iter().filter_map(of_elements));
+    }
+    // An execution that was cut off has neither, but what it had made or was at is there.
+    let told = noted.len();
     for record in journal.results(tenant, id).await? {
-        let Some(step) = &record.facts.step else { continue };
-        if noted.iter().any(|(noted, ..)| **noted == **step) {
-            continue;
+        let Some(step) = record.facts.step.as_deref() else { continue };
+        match noted.iter().position(|noted| noted.step == step) {
+            Some(at) if at < told => {}
+            Some(at) => noted[at].add(came(record.facts.status)),
+            None => noted.push(Noted {
+                step: step.to_owned(),
+                result: came(record.facts.status),
+                key: Some(record.key.as_str().to_owned()),
+                attempts: record.facts.attempts,
+                elements: None,
+            }),
         }
-        let result = match record.facts.status {
-            Status::Done => Came::Made,
-            Status::Failed => Came::Failed,
-            Status::Running | Status::Released | Status::Interrupted | Status::Cancelled => Came::Stopped,
-        };
-        let note = Note { key: record.key.as_str().to_owned(), result };
-        noted.push((step.to_string(), note, record.facts.attempts));
     }
     let mut explanations = Vec::with_capacity(noted.len());
-    for (step, Note { key, result }, attempts) in noted {
-        let reason = reason(store, tenant, &step, &key, result).await?;
-        explanations.push(Explanation { step, result, key, reason, attempts });
+    for Noted { step, result, key, attempts, elements } in noted {
+        let reason = match &key {
+            Some(key) => reason(store, tenant, (&step, id), key, result).await?,
+            None => "each had been made before".to_owned(),
+        };
+        explanations.push(Explanation { step, result, key, reason, attempts, elements });
     }
     explanations.sort_by(|one, other| one.step.cmp(&other.step));
     Ok(explanations)
 }
 
+/// Returns what a report tells of a step that runs for each element, where its results are kept.
+fn of_elements(report: StepReport) -> Option<Noted> {
+    let StepReport { step, elements, first_missed, .. } = report;
+    let ElementCounts { done, cached, failed, cancelled, never_started: _ } = elements?;
+    let elements = ExplainedElements {
+        found: Some(cached),
+        missed: done + failed + cancelled,
+        first_missed: first_missed.as_ref().map(|first| first.element.clone()),
+    };
+    let result = match (failed, cancelled, done) {
+        (1.., _, _) => Came::Failed,
+        (0, 1.., _) => Came::Stopped,
+        (0, 0, 1..) => Came::Made,
+        (0, 0, 0) => Came::Found,
+    };
+    let is_kept = first_missed.is_some() || result == Came::Found && cached > 0;
+    let (key, attempts) = first_missed.map(|first| (first.key, first.attempts)).unzip();
+    let (step, attempts, elements) = (step.as_str().to_owned(), attempts.unwrap_or(0), Some(elements));
+    is_kept.then_some(Noted { step, result, key, attempts, elements })
+}
+
+impl Noted {
+    /// Counts a further result of the step: it runs for each element.
+    fn add(&mut self, result: Came) {
+        let elements =
+            self.elements.get_or_insert(ExplainedElements { found: None, missed: 1, first_missed: None });
+        elements.missed += 1;
+        let worse = |came: Came| match came {
+            Came::Found => 0,
+            Came::Made => 1,
+            Came::Stopped => 2,
+            Came::Failed => 3,
+        };
+        if worse(result) > worse(self.result) {
+            self.result = result;
+        }
+    }
+}
+
+fn came(status: Status) -> Came {
+    match status {
+        Status::Done => Came::Made,
+        Status::Failed => Came::Failed,
+        Status::Running | Status::Released | Status::Interrupted | Status::Cancelled => Came::Stopped,
+    }
+}
+
 async fn reason(
     store: &Arc<dyn Store>,
     tenant: &str,
-    step: &str,
+    (step, execution): (&str, &str),
     key: &str,
     result: Came,
 ) -> Result<String, StoreError> {
@@ -256,6 +339,8 @@ async fn reason(
     }
     let parts = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Parts>(detail).ok());
     let Some(parts) = parts else { return Ok("what its key is made of is not known".to_owned()) };
-    let earlier = results(&**store, tenant, step, Some(record.facts.created_at)).await?;
+    let mut earlier = results(&**store, tenant, step, Some(record.facts.created_at)).await?;
+    // What it has made itself is of other elements.
+    earlier.retain(|record| record.facts.execution.as_deref() != Some(execution));
     Ok(why(&earlier, &parts, parts.scope))
 }

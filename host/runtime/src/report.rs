@@ -50,6 +50,21 @@ pub struct StepReport {
     /// How the step ended for each element, where it runs for each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elements: Option<ElementCounts>,
+    /// The first element for which no kept result was found, where the step runs for each element and its results are
+    /// to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_missed: Option<MissedElement>,
+}
+
+/// An element whose work was to be done, because no result of it was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissedElement {
+    /// Which it is.
+    pub element: ElementPath,
+    /// The key of the work for it, in hexadecimal.
+    pub key: String,
+    /// How many attempts were made.
+    pub attempts: u32,
 }
 
 /// For how many elements of a list a step ended how.
@@ -206,7 +221,15 @@ mod tests {
 
     fn step(name: &str, outcome: StepOutcome, attempts: Vec<AttemptReport>) -> StepReport {
         let step = StepName::parse(name).unwrap();
-        StepReport { step, module: "fetch.wasm".into(), outcome, key: None, attempts, elements: None }
+        StepReport {
+            step,
+            module: "fetch.wasm".into(),
+            outcome,
+            key: None,
+            attempts,
+            elements: None,
+            first_missed: None,
+        }
     }
 
     #[test]

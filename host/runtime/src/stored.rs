@@ -387,6 +387,7 @@ mod tests {
             key: Some("c0ffee".to_owned()),
             attempts: Vec::new(),
             elements: None,
+            first_missed: None,
         };
         let report = Report {
             execution_id: ExecutionId::parse("order-42").unwrap(),

@@ -65,7 +65,7 @@ impl Parts {
         let (items, taken) = opened.stream(form, patience);
         let batch = host.batch(request, items).map_err(|error| refused(&error))?;
         taken.follow(&batch.progress());
-        Ok(Batching { batch, taken, writing, report, again })
+        Ok(Batching { host: host.clone(), batch, taken, writing, report, again })
     }
 }
 
@@ -147,6 +147,7 @@ enum Writing {
 
 /// A batch that is about to begin.
 pub(super) struct Batching {
+    host: Host,
     batch: Batch,
     taken: Taken,
     writing: Writing,
@@ -172,7 +173,7 @@ impl Batching {
     /// # Errors
     /// Where the request is refused, the store cannot be used, an item fails or the results cannot be written.
     pub(super) async fn carry(self, session: &mut Session, door: &Door) -> Result<(), CliError> {
-        let Self { mut batch, taken, writing, report, again } = self;
+        let Self { host, mut batch, taken, writing, report, again } = self;
         let id = batch.id().clone();
         let resume = (batch.is_journaled() && door.outlives_the_call()).then(|| way_on(&id, door, again));
         let (progress, canceller) = (batch.progress(), batch.canceller());
@@ -213,6 +214,7 @@ impl Batching {
             }
             (Err(error), _) => {
                 let exit = if error.kind() == ErrorKind::Invalid { Exit::Usage } else { Exit::Failed };
+                let resume = resume.filter(|_| host.may_end_otherwise(&error, &facts));
                 Err(with_resume(CliError::of(exit, &error), resume))
             }
         }

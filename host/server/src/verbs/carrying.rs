@@ -22,7 +22,8 @@ pub(super) struct Carried {
     pub(super) result: Result<Arc<Value>, ExecutionError>,
     /// The signal that stopped it, where one did.
     pub(super) signal: Option<&'static str>,
-    /// The command that goes on with it, where it can be gone on with.
+    report: Report,
+    /// The command that goes on with it, where it is recorded.
     resume: Option<String>,
 }
 
@@ -59,18 +60,21 @@ pub(super) async fn carry(
     if wants_report {
         session.console.complain(&said(&report, session.args.log_format)?);
     }
-    Ok(Carried { id, result, signal, resume })
+    Ok(Carried { id, result, signal, report, resume })
 }
 
 impl Carried {
     /// Returns the value, or how it is said that there is none.
-    pub(super) fn value(self) -> Result<Arc<Value>, CliError> {
-        let Self { id, result, signal, resume } = self;
-        result.map_err(|error| match (&error, signal) {
-            (ExecutionError::Cancelled, Some(signal)) => {
-                with_resume(interrupted(signal, &format!("execution `{id}` was stopped")), resume)
+    pub(super) fn value(self, host: &Host) -> Result<Arc<Value>, CliError> {
+        let Self { id, result, signal, report, resume } = self;
+        result.map_err(|error| {
+            let resume = resume.filter(|_| host.may_end_otherwise(&error, &report));
+            match (&error, signal) {
+                (ExecutionError::Cancelled, Some(signal)) => {
+                    with_resume(interrupted(signal, &format!("execution `{id}` was stopped")), resume)
+                }
+                _ => with_resume(CliError::of(Exit::Failed, &error), resume),
             }
-            _ => with_resume(CliError::of(Exit::Failed, &error), resume),
         })
     }
 
@@ -86,7 +90,7 @@ impl Carried {
         ending: EndingArgs,
     ) -> Result<(), CliError> {
         // A result that was there before a signal was heard is a result.
-        let value = self.value()?;
+        let value = self.value(host)?;
         session.console.show(&output::write(ending.format, host.graph(), target, &value)?)
     }
 }

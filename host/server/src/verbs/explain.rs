@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use docket_runtime::{Came, Explanation};
+use docket_runtime::{Came, ExplainedElements, Explanation};
 
 use super::ledger::Ledger;
 use super::table::{short, table};
@@ -37,16 +37,29 @@ fn text(found: &[Explanation]) -> String {
     if found.is_empty() {
         return "no step whose result is kept has begun\n".to_owned();
     }
-    let rows = found.iter().map(|Explanation { step, result, key, reason, attempts }| {
+    let rows = found.iter().map(|explanation| {
+        let Explanation { step, result, key, reason: _, attempts, elements: _ } = explanation;
         [
             step.clone(),
             came(*result).to_owned(),
-            harmless(reason),
+            harmless(&reason(explanation)),
             attempts.to_string(),
-            short(key).to_owned(),
+            short(key.as_deref().unwrap_or("-")).to_owned(),
         ]
     });
     table(["STEP", "RESULT", "REASON", "ATTEMPTS", "KEY"], rows)
+}
+
+/// Returns the reason; where the step runs for each element, how many were found, and the reason for one that was not.
+fn reason(Explanation { reason, elements, .. }: &Explanation) -> String {
+    let Some(ExplainedElements { found, missed, first_missed }) = elements else { return reason.clone() };
+    match (found, first_missed) {
+        (Some(found), Some(first)) => {
+            format!("{found} of {} elements found; not found was {first}: {reason}", found + missed)
+        }
+        (Some(found), None) => format!("{found} of {} elements found: {reason}", found + missed),
+        (None, _) => format!("{missed} elements begun; of one of them: {reason}"),
+    }
 }
 
 fn came(came: Came) -> &'static str {
@@ -55,5 +68,38 @@ fn came(came: Came) -> &'static str {
         Came::Found => "found",
         Came::Failed => "failed",
         Came::Stopped => "stopped",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use docket_graph::StepName;
+    use docket_runtime::{ElementIndex, ElementPath};
+
+    use super::*;
+
+    #[test]
+    fn of_elements_it_is_said_how_many_were_found_and_which_is_explained() {
+        let of = StepName::parse("Split").ok();
+        let first = ElementPath([ElementIndex { of, index: 3 }].into());
+        let cases = [
+            (None, "changed"),
+            (
+                Some((Some(7), 3, Some(first))),
+                "7 of 10 elements found; not found was element 3 of `Split`: changed",
+            ),
+            (Some((Some(10), 0, None)), "10 of 10 elements found: changed"),
+            (Some((None, 4, None)), "4 elements begun; of one of them: changed"),
+        ];
+        for (elements, expected) in cases {
+            let elements = elements.map(|(found, missed, first_missed)| ExplainedElements {
+                found,
+                missed,
+                first_missed,
+            });
+            let (step, reason, result) = ("Count".to_owned(), "changed".to_owned(), Came::Made);
+            let explanation = Explanation { step, result, key: None, reason, attempts: 1, elements };
+            assert_eq!(super::reason(&explanation), expected);
+        }
     }
 }

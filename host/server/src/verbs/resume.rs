@@ -153,7 +153,7 @@ impl Resuming {
             return Ok(None);
         }
         let value = match self.carry(session, &host, id, ending).await {
-            Ok(carried) => carried.value(),
+            Ok(carried) => carried.value(&host),
             Err(error) => Err(error),
         };
         // The store stays open for the next one.

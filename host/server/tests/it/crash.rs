@@ -104,13 +104,33 @@ fn a_killed_execution_is_found_and_resumed_with_all_others() {
 }
 
 #[test]
-fn a_failed_execution_says_how_to_go_on_and_resume_all_counts_what_fails() {
-    let dir = demo_folder("[store]\nurl = 'sled:kept'\n[defaults]\npersistence = { scope = 'workflow' }\n");
+fn a_failed_execution_says_how_to_go_on_where_that_helps_and_resume_all_counts_what_fails() {
+    let toml = "[store]\nurl = 'sled:kept'\n[defaults]\npersistence = { scope = 'workflow' }\n";
+    let dir = demo_folder(toml);
     let dir = dir.path();
-    let failed = run(dir, &["run", "-q", "--execution-id", "mine", NOBODY[0], NOBODY[1]]);
-    assert_eq!(failed.code, Some(1));
-    let hint = "\n  to go on with it: docket-host resume mine --store sled:./kept\n";
-    assert!(failed.err.ends_with(hint), "{}", failed.err);
+    // What is permanent is so the next time too; once it is said to be worth a try, it is.
+    let always = format!(
+        "{toml}[step.FetchProfile]\nretry = {{ max-attempts = 1, kinds = {{ always = ['permanent'] }} }}\n"
+    );
+    let retried = demo_folder(&always);
+    for (dir, helps) in [(dir, false), (retried.path(), true)] {
+        // The second time it is the record that is shown.
+        for _ in 0..2 {
+            let failed = run(dir, &["run", "-q", "--execution-id", "mine", NOBODY[0], NOBODY[1]]);
+            assert!(
+                failed.code == Some(1) && failed.err.contains("there is no user `nobody`"),
+                "{}",
+                failed.err
+            );
+            let hint = "\n  to go on with it: docket-host resume mine --store sled:./kept\n";
+            assert_eq!(
+                (failed.err.ends_with(hint), failed.err.contains("to go on")),
+                (helps, helps),
+                "{}",
+                failed.err
+            );
+        }
+    }
     let late = run(dir, &["run", "-q", "--execution-id", "late", "--timeout", "20ms", NOBODY[0], NOBODY[1]]);
     assert!(late.code == Some(1) && late.err.contains("docket-host resume late"), "{}", late.err);
     let all = run(dir, &["resume", "--all", "-q"]);
