@@ -242,8 +242,9 @@ pub async fn explain(store: &Arc<dyn Store>, tenant: &str, id: &str) -> Result<V
         noted.push(Noted { step, result, key, attempts, elements: None });
     }
     // What runs for each element has no note of its own: the report tells of all of them.
-    let outcome = journal.read(tenant, id).await?.map(|entry| entry.outcome).unwrap_or_default();
-    if let Ok(outcome) = stored::decode_outcome(outcome) {
+    let entry = journal.read(tenant, id).await?;
+    let began = entry.as_ref().map(|entry| entry.facts.created_at);
+    if let Some(Ok(outcome)) = entry.map(|entry| stored::decode_outcome(entry.outcome)) {
         noted.extend(outcome.report.steps.into_iter().filter_map(of_elements));
     }
     // An execution that was cut off has neither, but what it had made or was at is there.
@@ -265,7 +266,9 @@ pub async fn explain(store: &Arc<dyn Store>, tenant: &str, id: &str) -> Result<V
     let mut explanations = Vec::with_capacity(noted.len());
     for Noted { step, result, key, attempts, elements } in noted {
         let reason = match &key {
-            Some(key) => reason(store, tenant, (&step, id), key, result).await?,
+            Some(key) => {
+                reason(store, tenant, &step, (key, result), began.filter(|_| elements.is_some())).await?
+            }
             None => "each had been made before".to_owned(),
         };
         explanations.push(Explanation { step, result, key, reason, attempts, elements });
@@ -324,9 +327,9 @@ fn came(status: Status) -> Came {
 async fn reason(
     store: &Arc<dyn Store>,
     tenant: &str,
-    (step, execution): (&str, &str),
-    key: &str,
-    result: Came,
+    step: &str,
+    (key, result): (&str, Came),
+    began: Option<Timestamp>,
 ) -> Result<String, StoreError> {
     let record = match docket_store::RecordKey::parse(key) {
         Ok(key) => store.get(Kind::Result, &key).await?.record,
@@ -339,8 +342,8 @@ async fn reason(
     }
     let parts = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Parts>(detail).ok());
     let Some(parts) = parts else { return Ok("what its key is made of is not known".to_owned()) };
-    let mut earlier = results(&**store, tenant, step, Some(record.facts.created_at)).await?;
-    // What it has made itself is of other elements.
-    earlier.retain(|record| record.facts.execution.as_deref() != Some(execution));
+    // What was made since an execution began is of other elements, where there are any.
+    let before = began.unwrap_or(record.facts.created_at);
+    let earlier = results(&**store, tenant, step, Some(before)).await?;
     Ok(why(&earlier, &parts, parts.scope))
 }

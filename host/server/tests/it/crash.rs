@@ -109,9 +109,8 @@ fn a_failed_execution_says_how_to_go_on_where_that_helps_and_resume_all_counts_w
     let dir = demo_folder(toml);
     let dir = dir.path();
     // What is permanent is so the next time too; once it is said to be worth a try, it is.
-    let always = format!(
-        "{toml}[step.FetchProfile]\nretry = {{ max-attempts = 1, kinds = {{ always = ['permanent'] }} }}\n"
-    );
+    let kinds = "[defaults.retry]\nmax-attempts = 1\nkinds = { always = ['permanent'] }\n";
+    let always = format!("{toml}{kinds}");
     let retried = demo_folder(&always);
     for (dir, helps) in [(dir, false), (retried.path(), true)] {
         // The second time it is the record that is shown.
