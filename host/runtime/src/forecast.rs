@@ -342,7 +342,7 @@ async fn reason(
     }
     let parts = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Parts>(detail).ok());
     let Some(parts) = parts else { return Ok("what its key is made of is not known".to_owned()) };
-    // What was made since an execution began is of other elements, where there are any.
+    // What was made since the execution began is of other elements, where there are any.
     let before = began.unwrap_or(record.facts.created_at);
     let earlier = results(&**store, tenant, step, Some(before)).await?;
     Ok(why(&earlier, &parts, parts.scope))
