@@ -32,9 +32,11 @@ use crate::held::ExecutionRecord;
 use crate::keep::Keeping;
 use crate::key::RunKey;
 use crate::observer::{Event, Observer};
+use crate::options::Instance;
 use crate::report::{
     AttemptOutcome, AttemptReport, ElementCounts, ExecutionOutcome, Report, StepOutcome, StepReport,
 };
+use crate::reuse::{Instances, Resting, Seat};
 use crate::value::Value;
 
 use frame::{Frame, Frames};
@@ -56,6 +58,8 @@ pub(crate) struct Run {
     /// What is recorded of the execution; none where nothing is.
     pub(crate) record: Option<Arc<ExecutionRecord>>,
     is_batch: bool,
+    /// Where instances rest that are used again; none where those of no step are.
+    resting: Option<Arc<Resting>>,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
@@ -85,7 +89,7 @@ pub(crate) struct Start {
 pub(crate) struct Home {
     pub(crate) generation: Arc<Generation>,
     /// The permits for guest instances of the whole host.
-    pub(crate) instances: Arc<Semaphore>,
+    pub(crate) instances: Arc<Instances>,
     /// As many of them as batches may have together, so that they never have all.
     pub(crate) batches: Arc<Semaphore>,
     /// The most lanes of an execution beside the first.
@@ -214,7 +218,7 @@ pub(crate) struct Admitted<'a> {
     pub(crate) _gate: Option<SemaphorePermit<'a>>,
     /// Of what batches may have.
     pub(crate) _share: Option<SemaphorePermit<'a>>,
-    pub(crate) _instance: SemaphorePermit<'a>,
+    pub(crate) seat: Seat<'a>,
     pub(crate) at: Instant,
 }
 
@@ -274,6 +278,7 @@ impl Run {
         let key = RunKey::of(&id, &prepared, inputs);
         let elements = items.as_ref().map_or_else(Elements::default, ItemsStart::elements);
         let progress = Progress::new(plan, Arc::clone(retries), elements);
+        let resting = prepared.reuses.then(|| home.instances.rest());
         let frames = Frames::new(plan, key, uses);
         let run = Arc::new(Self {
             id,
@@ -286,6 +291,7 @@ impl Run {
             journaled,
             record,
             is_batch: items.is_some(),
+            resting,
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
@@ -333,6 +339,19 @@ impl Run {
     /// Returns the code of a node's step.
     pub(crate) fn code(&self, node: NodeId) -> &StepCode {
         self.home.generation.code(self.plan().step(node))
+    }
+
+    /// Returns where the instances of a node rest, if they are used again.
+    pub(crate) fn resting(&self, node: NodeId) -> Option<(&Resting, NodeId)> {
+        let resting = self.resting.as_deref()?;
+        (self.code(node).instance == Instance::Reuse).then_some((resting, node))
+    }
+
+    /// Drops the instances at rest: nothing is to use them again.
+    pub(crate) fn close_instances(&self) {
+        if let Some(resting) = &self.resting {
+            resting.close();
+        }
     }
 
     /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
@@ -445,8 +464,8 @@ impl Run {
             Some(share) => Some(share.try_acquire().ok()?),
             None => None,
         };
-        let instance = self.home.instances.try_acquire().ok()?;
-        Some(Admitted { _gate: None, _share: share, _instance: instance, at: self.began(board, turn) })
+        let seat = self.home.instances.seat_at_once(self.resting(turn.job.node))?;
+        Some(Admitted { _gate: None, _share: share, seat, at: self.began(board, turn) })
     }
 
     /// Returns what an attempt needs a permit of before one for an instance: only those of a batch do.
