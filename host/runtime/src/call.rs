@@ -193,7 +193,8 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         log.finish();
     }
     let usage = usage(store, limits);
-    let may_go_on = result.is_ok() && *calls < MOST_CALLS && again.is_some() && store.data_mut().end_attempt();
+    let may_go_on =
+        result.is_ok() && *calls < MOST_CALLS && again.is_some() && store.data_mut().end_attempt();
     if let Some(again) = again.filter(|_| may_go_on) {
         *again = boxed;
     }

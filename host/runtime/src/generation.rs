@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{
-    Arity, DimensionId, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope, Source, StepId,
-    StepName,
+    Arity, DimensionId, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope,
+    Source, StepId, StepName,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;

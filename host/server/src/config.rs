@@ -543,7 +543,10 @@ mod tests {
             max_attempts,
             instance,
         } = config.caps;
-        assert_eq!((instance, config.steps["A"].options.instance), (Some(Instance::Fresh), Some(Instance::Reuse)));
+        assert_eq!(
+            (instance, config.steps["A"].options.instance),
+            (Some(Instance::Fresh), Some(Instance::Reuse))
+        );
         assert_eq!((log_lines, open_files, dir_bytes), (Some(6), Some(7), Some(8)));
         assert_eq!((cpu, fuel), (Some(Duration::from_secs(9)), Some(10)));
         assert_eq!((http_requests, http_bytes, http_concurrent), (Some(11), Some(12), Some(13)));
@@ -602,7 +605,9 @@ mod tests {
         check("defaults.retry.max-attempts = 0", &[&format!("1: `defaults.retry.max-attempts` {zero}")]);
         check(
             "defaults.instance = 'reuse'",
-            &["1: `defaults.instance` cannot be set: it would reach every module, also those that come later; set it for a step whose module you trust, as `[step.NAME]`"],
+            &[
+                "1: `defaults.instance` cannot be set: it would reach every module, also those that come later; set it for a step whose module you trust, as `[step.NAME]`",
+            ],
         );
         check(
             "[step.A]\ninstance = 'reused'",
