@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use docket_graph::{
     Arity, DimensionId, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope,
-    Source, StepId, StepName,
+    Source, StepId, StepName, Take,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -73,6 +73,9 @@ pub(crate) struct Prepared {
     /// How often the value of each node is asked for: once for each input, and once as the result. What asks
     /// from another dimension may do so more than once, and is never done with it.
     pub(crate) uses: Box<[u32]>,
+    /// By node: whether what it takes follows from what came together of a batch's items, and so neither from what was given
+    /// nor from its own item. None where there are no items.
+    pub(crate) by_inputs: Box<[bool]>,
     /// The positions of the given inputs, in the order of their ports.
     pub(crate) by_port: Box<[usize]>,
     /// A hash of those ports.
@@ -92,8 +95,25 @@ impl Prepared {
         by_port.sort_by_key(|position| &given[*position]);
         let mut hash = Sha256::new();
         by_port.iter().for_each(|position| frame(&mut hash, given[*position].to_string().as_bytes()));
-        Self { plan, retries, keeps, reuses, uses, by_port, ports: hash.finalize().into() }
+        let by_inputs = by_inputs(&plan);
+        Self { plan, retries, keeps, reuses, uses, by_inputs, by_port, ports: hash.finalize().into() }
     }
+}
+
+/// Returns what [`Prepared::by_inputs`] says.
+fn by_inputs(plan: &Plan) -> Box<[bool]> {
+    let Some(items) = plan.items() else { return Box::default() };
+    let mut by_inputs = vec![false; plan.len()];
+    // Producers come before consumers.
+    for (node, _) in plan.nodes() {
+        by_inputs[node.index()] = plan.inputs(node).iter().any(|input| match (input.source, input.take) {
+            (Source::Given(_), take) => take == Take::Gathered,
+            (Source::Node(source), take) => {
+                by_inputs[source.index()] || (take == Take::Gathered && plan.dimension_of(source) == items)
+            }
+        });
+    }
+    by_inputs.into()
 }
 
 /// The most plans that are remembered; past it all are forgotten. A service asks in a handful of

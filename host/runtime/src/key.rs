@@ -265,6 +265,17 @@ impl RunKey {
     pub(crate) fn of_step(&self, identity: &[u8; 32]) -> [u8; 32] {
         self.0.clone().chain_update(identity).finalize().into()
     }
+
+    /// Returns the key of one step's work where what it takes follows from the items of a batch, which are not among the
+    /// execution's inputs.
+    pub(crate) fn of_step_on(&self, identity: &[u8; 32], inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
+        let mut hash = self.0.clone().chain_update(identity);
+        for (value, _) in inputs {
+            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+        }
+        hash.finalize().into()
+    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,9 @@ fn item(number: usize) -> Bytes {
 
 fn echoes(host: &Host, runtime: &Runtime, items: usize) -> f64 {
     let request = BatchRequest::new(Request::new(port("example.v1.UserProfile#out")));
-    let items_of = stream::iter((0..items).map(|n| Ok::<_, ItemsError>(item(n))));
+    // Made before: what is measured is how they are carried out.
+    let items_of: Vec<_> = (0..items).map(|n| Ok::<_, ItemsError>(item(n))).collect();
+    let items_of = stream::iter(items_of);
     let began = Instant::now();
     runtime.block_on(async {
         let mut batch = host.batch(request, items_of).expect("a good request");
