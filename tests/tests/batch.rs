@@ -13,8 +13,8 @@ use std::time::Duration;
 use docket_graph::{OnItemError, Port, Scope};
 use docket_runtime::{
     Batch, BatchOutcome, BatchRequest, ErrorKind, Event, ExecutionError, ExecutionId, ExecutionOutcome, Host,
-    ItemCounts, ItemOutcome, ItemSource, ItemsError, Observer, Request, RequestError, RetryOptions,
-    StepFailure, StepOptions, StoredRequest, Value,
+    HostOptions, ItemCounts, ItemOutcome, ItemSource, ItemsError, Observer, Request, RequestError,
+    RetryOptions, StepFailure, StepOptions, StoredRequest, Value,
 };
 use docket_tests::example::{UserId, UserProfile};
 use docket_tests::{Recorder, Setup, example_module, host, keeping, options};
@@ -251,6 +251,70 @@ async fn an_aggregate_runs_once_over_all_items_or_over_those_that_are_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_of_what_is_made_of_all_items_is_that_of_just_these_items() {
+    let host = host(&["remember"]).await;
+    let keys = async |words: &[&str]| {
+        let target = Port::parse("example.v1.UserProfile#after").unwrap();
+        let start = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let id = ExecutionId::parse("the-same").unwrap();
+        let request = BatchRequest::new(Request::new(target).execution_id(id).started_at(start));
+        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (_, outcome) = carried_out(&host, request, told(words)).await;
+        let report = name(&outcome.result.unwrap().unwrap());
+        let (together, after) = report.split_once(' ').unwrap();
+        (together.to_owned(), after.to_owned())
+    };
+    let (together, after) = keys(&["a", "b"]).await;
+    assert_ne!(together.split_once('=').unwrap().1, after.split_once('=').unwrap().1);
+    assert_eq!(keys(&["a", "b"]).await, (together.clone(), after.clone()), "the same in every run");
+    for others in [&["a", "c"][..], &["b", "a"], &["a"], &["a", "b", "b"], &[]] {
+        let (other_together, other_after) = keys(others).await;
+        assert!(together != other_together && after != other_after, "{others:?}");
+    }
+}
+
+/// Knows how many attempts are under way, and how many were at most.
+#[derive(Default)]
+struct UnderWay {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Observer for UnderWay {
+    fn on_event(&self, _: &ExecutionId, event: &Event<'_>) {
+        match event {
+            Event::AttemptStarted { .. } => {
+                let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most.fetch_max(now, Ordering::SeqCst);
+            }
+            Event::AttemptEnded { .. } => _ = self.now.fetch_sub(1, Ordering::SeqCst),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bound_of_a_step_holds_over_all_items_and_batches_of_a_host() {
+    for (bound, expected) in [(Some(3), 3), (None, 40)] {
+        let under_way = Arc::<UnderWay>::default();
+        let step = StepOptions {
+            max_concurrency: bound.and_then(|n: u32| n.try_into().ok()),
+            ..StepOptions::default()
+        };
+        let options = HostOptions { steps: [("FetchProfile".to_owned(), step)].into(), ..options() };
+        let builder = Host::builder().options(options).observer(under_way.clone());
+        let host = builder.module("obey.wasm", docket_tests::fixture("obey")).build().await.unwrap();
+        let batch = || {
+            let words = (0..20).map(|n| format!("{n}-sleeps-50"));
+            carried_out(&host, profiles().max_concurrency(width(20)), told(words))
+        };
+        let ((one, _), (other, _)) = tokio::join!(batch(), batch());
+        assert!(one.iter().chain(&other).all(|item| item.result.is_ok()));
+        assert_eq!(under_way.most.load(Ordering::SeqCst), expected, "{bound:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_within_an_item_comes_together_in_that_item() {
     let recorder = Recorder::new();
     let host = counter(&recorder).await;
@@ -314,6 +378,35 @@ async fn ten_equal_kept_items_run_once() {
     assert!(outcomes.iter().all(|item| name(item.result.as_ref().unwrap()) == first));
     let counts = outcome.report.steps[0].elements.unwrap();
     assert_eq!((counts.done, counts.cached), (1, 9));
+}
+
+/// Returns how many attempts each item is said to have made, and the numbers of those that were started.
+async fn failing(words: &str, most: usize) -> (Vec<u32>, Vec<u32>) {
+    let retry = RetryOptions { max_attempts: 3.try_into().ok(), ..RetryOptions::default() };
+    let step = StepOptions { retry, ..keeping(Scope::Workflow, None) };
+    let setup = Setup::new(&["obey"]).step("FetchProfile", step);
+    let request = profiles().on_item_error(OnItemError::Continue).max_concurrency(width(most));
+    let items = told((0..4).map(|_| words.to_owned()).collect::<Vec<_>>());
+    let (outcomes, _) = carried_out(&setup.host().await, request, items).await;
+    let attempts = outcomes.iter().map(|item| match &item.result {
+        Err(ExecutionError::Failed { attempts, .. }) => *attempts,
+        other => panic!("{other:?}"),
+    });
+    let started = setup.recorder.matching(" started");
+    let numbers =
+        started.iter().filter_map(|line| line.strip_prefix("FetchProfile ")?.split(' ').next()?.parse().ok());
+    (attempts.collect(), numbers.collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn equal_kept_items_that_fail_are_one_piece_of_work_whose_attempts_are_counted_on() {
+    let (mut attempts, started) = failing("sleeps-40-until-9", 4).await;
+    attempts.sort_unstable();
+    // One makes the attempts for all, who say that they made none.
+    assert_eq!((attempts, started), (vec![0, 0, 0, 3], vec![1, 2, 3]));
+    let (attempts, started) = failing("until-9", 1).await;
+    // Whoever comes later tries once more, under the next number: the three of the first were all that it had.
+    assert_eq!((attempts, started), (vec![3, 4, 5, 6], vec![1, 2, 3, 4, 5, 6]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

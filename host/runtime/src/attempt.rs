@@ -16,7 +16,7 @@ use crate::value::Value;
 /// Makes one attempt at a node's step, as the number that the turn says.
 ///
 /// # Cancel safety
-/// A dropped attempt gives back its permits and drops its instance.
+/// A dropped attempt gives back its permits and drops its instance, also one that was to be used again.
 pub(crate) async fn attempt(
     run: &Arc<Run>,
     turn: Turn,
@@ -25,7 +25,7 @@ pub(crate) async fn attempt(
     begun: Option<Admitted<'_>>,
 ) -> Called {
     let code = run.code(turn.job.node);
-    let admitted = match begun {
+    let Admitted { _gate, _share, mut seat, at } = match begun {
         Some(admitted) => admitted,
         None => admit(run, turn, code).await,
     };
@@ -45,9 +45,14 @@ pub(crate) async fn attempt(
         inputs,
         output: (graph.schema(port), arity, if run.keeps() { Form::Canonical } else { Form::AsGiven }),
         lines: lines(run, turn),
-        began: admitted.at,
+        began: at,
+        again: run.resting(turn.job.node).map(|_| &mut seat.used),
     };
-    pin!(call::run(call)).await
+    let called = pin!(call::run(call)).await;
+    if let Some((resting, node)) = run.resting(turn.job.node) {
+        resting.leave(node, seat);
+    }
+    called
 }
 
 /// Waits for the permits of an attempt.
@@ -60,8 +65,8 @@ async fn admit<'a>(run: &'a Run, turn: Turn, code: &'a StepCode) -> Admitted<'a>
         Some(share) => Some(permit(share).await),
         None => None,
     };
-    let instance = permit(&run.home.instances).await;
-    Admitted { _gate: gate, _share: share, _instance: instance, at: run.attempt_began(turn) }
+    let seat = run.home.instances.seat(run.resting(turn.job.node)).await;
+    Admitted { _gate: gate, _share: share, seat, at: run.attempt_began(turn) }
 }
 
 async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {

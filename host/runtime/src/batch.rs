@@ -5,6 +5,7 @@ mod begin;
 mod seen;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -109,6 +110,10 @@ pub struct Batch {
     id: ExecutionId,
     /// The items that were not read yet.
     items: Items,
+    /// Outcomes that are there, and not handed out yet.
+    outcomes: VecDeque<ItemOutcome>,
+    /// The most items that are under way at once.
+    width: u64,
     progress: BatchProgress,
     cancelled: CancellationToken,
     form: ItemForm,
@@ -223,7 +228,8 @@ impl Shared {
             Phase::Collecting(Box::new(begin), Collected::default())
         };
         let items: Items = Box::pin(items.fuse());
-        Ok(Batch { id, items, progress, cancelled, form, seen, phase })
+        let (outcomes, width) = (VecDeque::new(), width as u64);
+        Ok(Batch { id, items, outcomes, width, progress, cancelled, form, seen, phase })
     }
 }
 
@@ -301,15 +307,25 @@ impl Batch {
     }
 
     fn poll_run(&mut self, run: &Arc<Run>, context: &mut Context<'_>) -> Poll<Option<ItemOutcome>> {
-        let mut has_items = !self.items.is_terminated();
-        let Self { items, form, seen, .. } = self;
+        let Self { items, outcomes, width, progress, form, seen, .. } = self;
+        let mut has_items = !items.is_terminated();
         loop {
-            let room = match run.read(context.waker(), has_items) {
-                Reading::Outcome(outcome) => return Poll::Ready(Some(outcome)),
+            // Outcomes are handed out without a look at the run, until a quarter of the places can be filled again.
+            let has_room = has_items && (progress.counts().read - progress.delivered()) * 4 <= *width * 3;
+            if !has_room && let Some(outcome) = outcomes.pop_front() {
+                progress.add_delivered();
+                return Poll::Ready(Some(outcome));
+            }
+            let room = match run.read(context.waker(), has_items, outcomes) {
+                Reading::Room(room) => room,
+                Reading::Outcomes => {
+                    has_items = false;
+                    continue;
+                }
                 Reading::Over => return Poll::Ready(None),
                 Reading::Wait => return Poll::Pending,
-                Reading::Room(room) => room,
             };
+            // Each is hashed here, and not under the lock of the run.
             let mut brought = Vec::with_capacity(room);
             let mut broken = None;
             while brought.len() < room {
@@ -318,7 +334,12 @@ impl Batch {
                         has_items = false;
                         break;
                     }
-                    Poll::Ready(Some(Ok(item))) => brought.push(item),
+                    Poll::Ready(Some(Ok(item))) => {
+                        if let Ok(payload) = &item {
+                            payload.digest();
+                        }
+                        brought.push(item);
+                    }
                     Poll::Ready(Some(Err(error))) => {
                         broken = Some(error);
                         break;

@@ -38,6 +38,10 @@ const ANSWER_OVERHEAD: u64 = 1 << 20;
 /// A failure's sentence is cut after this many bytes: it goes into logs, reports and errors.
 const LONGEST_MESSAGE: usize = 8 << 10;
 
+/// For how many calls an instance is used at most. 10,000: what it gathers that nobody counts goes with it, and one start in
+/// ten thousand calls costs nothing.
+const MOST_CALLS: u32 = 10_000;
+
 /// A failure's code, and the name of a function that crashed, are cut after this many bytes: they are words
 /// of the guest's own choice.
 const LONGEST_CODE: usize = 128;
@@ -53,6 +57,16 @@ pub(crate) struct Call<'a> {
     pub(crate) lines: LineSink,
     /// From when the timeout counts.
     pub(crate) began: Instant,
+    /// The place of an instance that is used again: the call takes it from there, and leaves it there where it may be used
+    /// once more. None where the instance is a fresh one, for this call alone.
+    pub(crate) again: Option<&'a mut Option<Box<Used>>>,
+}
+
+/// An instance that has answered, and may be called again: for the same step of the same execution.
+pub(crate) struct Used {
+    store: Store<Sandbox>,
+    step: Option<StepModule>,
+    calls: u32,
 }
 
 /// In which form the messages of an answer go on.
@@ -103,13 +117,13 @@ pub struct Usage {
     pub fuel: Option<u64>,
 }
 
-/// Runs a step once in a fresh instance. Whatever the guest does, this returns: at the latest when
+/// Runs a step once, in a fresh instance unless one is to be used again. Whatever the guest does, this returns: at the latest when
 /// the timeout has passed and the guest has reached the end of its time slice.
 ///
 /// # Cancel safety
 /// A dropped call drops its instance; nothing of it runs on.
 pub(crate) async fn run(call: Call<'_>) -> Called {
-    let Call { pre, limits, given, invocation, inputs, output, lines, began } = call;
+    let Call { pre, limits, given, invocation, inputs, output, lines, began, mut again } = call;
     let lists: Vec<Vec<&[u8]>> = inputs
         .iter()
         .filter(|(_, arity)| *arity == Arity::Many)
@@ -129,16 +143,38 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     let idempotency_key = base16ct::lower::encode_str(&key, &mut digits).expect("64 digits for 32 bytes");
 
     let deadline = clock::deadline(began, limits.timeout);
-    let mut sandbox = Sandbox::new(limits, started_at_ms, key, given.cloned(), lines);
-    let opened = sandbox.open_dirs();
     let processor = limits.cpu.map(|_| Arc::new(ProcessorTime::default()));
-    let mut store = new_store(pre.engine(), sandbox, limits, processor.as_ref());
+    let fresh = |lines| {
+        let sandbox = Sandbox::new(limits, started_at_ms, key, given.cloned(), lines);
+        Used { store: new_store(pre.engine(), sandbox, limits, processor.as_ref()), step: None, calls: 0 }
+    };
+    let mut once;
+    let mut boxed = again.as_deref_mut().map(|used| match used.take() {
+        Some(mut used) => {
+            used.store.data_mut().begin_again(limits, key, lines.clone());
+            arm(&mut used.store, limits, processor.as_ref());
+            used
+        }
+        None => Box::new(fresh(lines.clone())),
+    });
+    let Used { store, step: known, calls } = match &mut boxed {
+        Some(used) => &mut **used,
+        None => {
+            once = fresh(lines);
+            &mut once
+        }
+    };
+    *calls += 1;
+    let opened = store.data_mut().open_dirs();
     let told = wit::Invocation { step, execution_id, attempt, idempotency_key, started_at_ms };
     let (answer, ended) = {
         let called = pin!(async {
             opened.map_err(Unopened)?;
-            let instance = pre.instantiate_async(&mut store).await?;
-            instance.docket_step_step().call_run(&mut store, told, &values).await
+            let instance = match known {
+                Some(instance) => instance,
+                None => known.insert(pre.instantiate_async(&mut *store).await?),
+            };
+            instance.docket_step_step().call_run(&mut *store, told, &values).await
         });
         within(deadline, processor.as_deref(), called).await
     };
@@ -156,7 +192,13 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     if let Some(log) = store.data().log() {
         log.finish();
     }
-    Called { result: result.map(Arc::new), usage: usage(&store, limits), ended, origin: Origin::Attempt }
+    let usage = usage(store, limits);
+    let may_go_on =
+        result.is_ok() && *calls < MOST_CALLS && again.is_some() && store.data_mut().end_attempt();
+    if let Some(again) = again.filter(|_| may_go_on) {
+        *again = boxed;
+    }
+    Called { result: result.map(Arc::new), usage, ended, origin: Origin::Attempt }
 }
 
 /// Why a module did not say what it offers.
@@ -220,6 +262,12 @@ fn new_store(
 ) -> Store<Sandbox> {
     let mut store = Store::new(engine, sandbox);
     store.limiter(|sandbox| sandbox);
+    arm(&mut store, limits, processor);
+    store
+}
+
+/// Sets what holds for one call.
+fn arm(store: &mut Store<Sandbox>, limits: &Limits, processor: Option<&Arc<ProcessorTime>>) {
     store.set_epoch_deadline(1);
     // Each tick the guest yields through tokio, which then also looks at its timers and sockets:
     // guests that spin cannot starve those that wait.
@@ -238,7 +286,6 @@ fn new_store(
     if let Some(fuel) = limits.fuel {
         store.set_fuel(fuel).expect("a step with a budget is linked on the engine that counts");
     }
-    store
 }
 
 /// The error before a call whose directories cannot be opened.

@@ -326,5 +326,6 @@ impl Drop for StopOnDrop<'_> {
         if !self.0.is_over() {
             self.0.abandon();
         }
+        self.0.close_instances();
     }
 }

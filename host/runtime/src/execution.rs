@@ -33,6 +33,7 @@ use crate::options::{HostOptions, OnStoreError};
 use crate::outcome::Outcome;
 use crate::report::{ExecutionOutcome, Report, StepOutcome};
 use crate::request::{Request, RequestError};
+use crate::reuse::Instances;
 use crate::stored::{self, StoredBatch, StoredRequest};
 use crate::value::Value;
 
@@ -82,7 +83,7 @@ impl Shared {
     /// Returns a home for a generation beside the live one: it shares all but the modules.
     pub(crate) fn home_of(&self, generation: Generation) -> Arc<Home> {
         let Home { generation: _, instances, batches, most_helpers, tenant, observer } = &*self.home;
-        let (instances, batches): (Arc<Semaphore>, Arc<Semaphore>) =
+        let (instances, batches): (Arc<Instances>, Arc<Semaphore>) =
             (Arc::clone(instances), Arc::clone(batches));
         let (most_helpers, tenant) = (*most_helpers, Arc::clone(tenant));
         let observer: Option<Arc<dyn Observer>> = observer.clone();

@@ -66,6 +66,11 @@ impl Files {
         let (open, written) = Default::default();
         Self { quota: Arc::new(Quota { most_open, open, most_written, written }), held: HashMap::new() }
     }
+
+    /// Counts for the instance's next attempt, which may write as much again. What is open stays open.
+    pub(crate) fn begin_again(&self) {
+        self.quota.written.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Quota {

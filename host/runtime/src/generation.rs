@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{
-    Arity, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope, Source, StepId,
-    StepName,
+    Arity, DimensionId, Graph, Persistence, Plan, PlanErrors, Policy, Port, PortId, RawStep, Retry, Scope,
+    Source, StepId, StepName, Take,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
@@ -22,7 +22,7 @@ use crate::grants::Grants;
 use crate::http::{Connector, HttpGrant, Keyed, Vault};
 use crate::import::{Import, classify};
 use crate::module::{LoadFault, Loader, Module, ModuleSource};
-use crate::options::{Effective, HostOptions, Limits, OnStoreError};
+use crate::options::{Effective, HostOptions, Instance, Limits, OnStoreError};
 use crate::sandbox::{self, Given, Sandbox};
 
 /// An engine with all that comes with it.
@@ -79,9 +79,14 @@ pub(crate) struct Prepared {
     pub(crate) retries: Arc<[Retry]>,
     /// Whether some step's result is kept, so that its executions are journaled.
     pub(crate) keeps: bool,
+    /// Whether the instances of some step that runs more than once are used again.
+    pub(crate) reuses: bool,
     /// How often the value of each node is asked for: once for each input, and once as the result. What asks
     /// from another dimension may do so more than once, and is never done with it.
     pub(crate) uses: Box<[u32]>,
+    /// By node: whether what it takes follows from what came together of a batch's items, and so neither from what was given
+    /// nor from its own item. None where there are no items.
+    pub(crate) by_inputs: Box<[bool]>,
     /// The positions of the given inputs, in the order of their ports.
     pub(crate) by_port: Box<[usize]>,
     /// A hash of those ports.
@@ -89,7 +94,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    fn new(plan: Plan, given: &[Port], retries: Arc<[Retry]>, keeps: bool) -> Self {
+    fn new(plan: Plan, given: &[Port], retries: Arc<[Retry]>, keeps: bool, reuses: bool) -> Self {
         let mut uses = vec![0; plan.len()].into_boxed_slice();
         let inputs = plan.nodes().flat_map(|(node, _)| plan.inputs(node).iter().map(|input| input.source));
         for source in inputs.chain([plan.target_source()]) {
@@ -101,8 +106,25 @@ impl Prepared {
         by_port.sort_by_key(|position| &given[*position]);
         let mut hash = Sha256::new();
         by_port.iter().for_each(|position| frame(&mut hash, given[*position].to_string().as_bytes()));
-        Self { plan, retries, keeps, uses, by_port, ports: hash.finalize().into() }
+        let by_inputs = by_inputs(&plan);
+        Self { plan, retries, keeps, reuses, uses, by_inputs, by_port, ports: hash.finalize().into() }
     }
+}
+
+/// Returns what [`Prepared::by_inputs`] says.
+fn by_inputs(plan: &Plan) -> Box<[bool]> {
+    let Some(items) = plan.items() else { return Box::default() };
+    let mut by_inputs = vec![false; plan.len()];
+    // Producers come before consumers.
+    for (node, _) in plan.nodes() {
+        by_inputs[node.index()] = plan.inputs(node).iter().any(|input| match (input.source, input.take) {
+            (Source::Given(_), take) => take == Take::Gathered,
+            (Source::Node(source), take) => {
+                by_inputs[source.index()] || (take == Take::Gathered && plan.dimension_of(source) == items)
+            }
+        });
+    }
+    by_inputs.into()
 }
 
 /// The most plans that are remembered; past it all are forgotten. A service asks in a handful of
@@ -144,7 +166,7 @@ pub enum Purity {
     /// A function of its inputs, its execution's start, and the configuration and variables that the
     /// operator gives it, which are part of its key.
     Deterministic,
-    /// It reaches outside, or sees the host's time or chance.
+    /// It reaches outside, sees the host's time or chance, or sees what its instance was used for before.
     Effects,
 }
 
@@ -152,8 +174,9 @@ impl ModuleFacts {
     /// Returns how far the answers of a step of this module, with these grants, depend on anything but
     /// the inputs, and what makes it so: the imports, and the grants as `grant KIND …`.
     ///
-    /// A grant counts whether or not it is used: what was given may be used by the next version.
-    pub fn purity(&self, grants: &Grants) -> (Purity, Vec<String>) {
+    /// A grant counts whether or not it is used: what was given may be used by the next version. So does an instance that
+    /// is used again: its answers may depend on what it was asked before.
+    pub fn purity(&self, grants: &Grants, instance: Instance) -> (Purity, Vec<String>) {
         let of_import = |import: &String| match classify(import) {
             // Behind wasi:sockets there is nothing: who uses it is stopped.
             Import::Open | Import::Denied => Purity::Pure,
@@ -164,6 +187,9 @@ impl ModuleFacts {
             self.imports.iter().map(|import| (of_import(import), format!("import {import}"))).collect();
         let grant = |level, words: String| (level, format!("grant {words}"));
         reasons.extend(grants.effects().into_iter().map(|words| grant(Purity::Effects, words)));
+        if instance == Instance::Reuse {
+            reasons.push((Purity::Effects, "instance reuse".to_owned()));
+        }
         reasons.extend(grants.env.keys().map(|name| grant(Purity::Deterministic, format!("env {name}"))));
         let level = reasons.iter().map(|(level, _)| *level).max().unwrap_or(Purity::Pure);
         let decisive = reasons.into_iter().filter(|(of, _)| level != Purity::Pure && *of == level);
@@ -198,6 +224,8 @@ pub(crate) struct StepCode {
     pub(crate) identity: [u8; 32],
     /// How its results are kept, if they are.
     pub(crate) keep: Option<Box<Keep>>,
+    /// For how many attempts an instance is used.
+    pub(crate) instance: Instance,
 }
 
 /// How the results of a step are kept, and what of their keys is the same for all inputs.
@@ -213,6 +241,8 @@ pub(crate) struct Keep {
     pub(crate) config: Option<String>,
     /// What was granted, a line each; see [`Grants::lines`].
     pub(crate) grants: Vec<String>,
+    /// For how many attempts an instance is used.
+    pub(crate) instance: Instance,
     /// The output port, with its arity.
     pub(crate) output: String,
     /// The input ports, with their arities.
@@ -263,7 +293,7 @@ impl Generation {
 
     /// Returns how far the answers of a step depend on anything but its inputs, and what makes it so.
     pub fn purity(&self, step: StepId) -> (Purity, Vec<String>) {
-        self.modules[self.graph.step(step).module].purity(self.grants(step))
+        self.modules[self.graph.step(step).module].purity(self.grants(step), self.code(step).instance)
     }
 
     /// Returns how failed attempts at a step are retried.
@@ -301,7 +331,11 @@ impl Generation {
     fn prepare(&self, plan: Plan, given: &[Port]) -> Prepared {
         let retries = plan.nodes().map(|(_, step)| self.retry(step).clone()).collect();
         let keeps = plan.nodes().any(|(_, step)| self.code(step).keep.is_some());
-        Prepared::new(plan, given, retries, keeps)
+        let reuses = |(node, step)| {
+            self.code(step).instance == Instance::Reuse && plan.dimension_of(node) != DimensionId::ROOT
+        };
+        let reuses = plan.nodes().any(reuses);
+        Prepared::new(plan, given, retries, keeps, reuses)
     }
 
     fn plans(&self) -> MutexGuard<'_, HashMap<Vec<Port>, Arc<Prepared>>> {
@@ -436,12 +470,20 @@ impl Loading<'_> {
         for (_, step) in graph.steps() {
             let index = step.module;
             let module = &modules[index];
-            let Effective { limits, retry, max_concurrency, config, persistence, on_store_error, grants } =
-                self.effective(module, step);
+            let Effective {
+                limits,
+                retry,
+                max_concurrency,
+                config,
+                persistence,
+                on_store_error,
+                grants,
+                instance,
+            } = self.effective(module, step);
             let keep = match persistence {
                 Some(persistence) => {
-                    let keeping =
-                        Keeps { config: config.as_ref(), grants: &grants, persistence, on_store_error };
+                    let (config, grants) = (config.as_ref(), &grants);
+                    let keeping = Keeps { config, grants, persistence, on_store_error, instance };
                     let keep = keep(&graph, step, module, keeping)?;
                     Some(Box::new(keep))
                 }
@@ -476,6 +518,7 @@ impl Loading<'_> {
                 gate: max_concurrency.map(|n| Arc::new(Semaphore::new(n.get() as usize))),
                 identity: identity(step, &module.digest),
                 keep,
+                instance,
             });
         }
         for module in modules.iter().filter(|module| module.described_now) {
@@ -523,6 +566,7 @@ struct Keeps<'a> {
     grants: &'a Grants,
     persistence: Persistence,
     on_store_error: OnStoreError,
+    instance: Instance,
 }
 
 /// Returns how the results of a step are kept.
@@ -533,8 +577,9 @@ fn keep(
     graph: &Graph,
     step: &docket_graph::Step,
     module: &Module,
-    Keeps { config, grants, persistence: Persistence { scope, ttl }, on_store_error }: Keeps<'_>,
+    keeps: Keeps<'_>,
 ) -> Result<Keep, LoadFault> {
+    let Keeps { config, grants, persistence: Persistence { scope, ttl }, on_store_error, instance } = keeps;
     let ports = step.inputs.iter().chain([&step.output]);
     let groups = ports.flat_map(|(port, _)| graph.schema(*port).groups());
     if let Some(field) = groups.min() {
@@ -565,6 +610,7 @@ fn keep(
         module: digest.into(),
         config: config.map(hash_of),
         grants: grants.lines(),
+        instance,
         output: in_key(&step.output),
         inputs: step.inputs.iter().map(in_key).collect(),
     })

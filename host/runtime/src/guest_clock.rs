@@ -34,8 +34,9 @@ pub(crate) struct GuestClock {
 /// Where a guest's time comes from.
 #[derive(Clone, Copy, Debug)]
 enum Time {
-    /// From the execution: its start, and the nanoseconds slept so far.
-    Virtual { started_at_ms: u64, slept: u64 },
+    /// From the execution: its start, and the nanoseconds slept so far; `before` of them in earlier attempts, where the
+    /// instance is used again.
+    Virtual { started_at_ms: u64, slept: u64, before: u64 },
     /// From the host, whose clocks were read once at this moment.
     Real { since: Instant },
 }
@@ -52,12 +53,25 @@ struct Timer {
 impl GuestClock {
     /// Returns the clock of a step that was granted none.
     pub(crate) fn new(started_at_ms: u64) -> Self {
-        Self { time: Time::Virtual { started_at_ms, slept: 0 }, timers: BTreeMap::new() }
+        Self { time: Time::Virtual { started_at_ms, slept: 0, before: 0 }, timers: BTreeMap::new() }
     }
 
     /// Returns the clock of a step that was granted the host's.
     pub(crate) fn real() -> Self {
         Self { time: Time::Real { since: clock::now() }, timers: BTreeMap::new() }
+    }
+
+    /// Sets the clock for the instance's next attempt: to the execution's start again. Only what counts moments goes on
+    /// from where it was, because no program expects it to go back.
+    pub(crate) fn begin_again(&mut self) {
+        if let Time::Virtual { slept, before, .. } = &mut self.time {
+            *before = *slept;
+        }
+    }
+
+    /// Returns whether the guest has timers, so that it may be waiting for one of them.
+    pub(crate) fn has_timers(&self) -> bool {
+        !self.timers.is_empty()
     }
 
     fn monotonic(&self) -> u64 {
@@ -72,8 +86,8 @@ impl GuestClock {
 
     fn wall(&self) -> Duration {
         match self.time {
-            Time::Virtual { started_at_ms, slept } => {
-                Duration::from_millis(started_at_ms).saturating_add(Duration::from_nanos(slept))
+            Time::Virtual { started_at_ms, slept, before } => {
+                Duration::from_millis(started_at_ms).saturating_add(Duration::from_nanos(slept - before))
             }
             Time::Real { .. } => clock::since_unix_epoch(),
         }
@@ -280,6 +294,20 @@ mod tests {
         assert_eq!((guest.monotonic(), guest.wall()), (1_500_000_001, (1_700_000_001, 623_000_001)));
         guest.clock.advance_to(7);
         assert_eq!(guest.monotonic(), 1_500_000_001, "it never goes back");
+    }
+
+    #[test]
+    fn in_the_next_attempt_of_an_instance_only_the_monotonic_clock_goes_on() {
+        let mut guest = Guest::new(GuestClock::new(1_700_000_000_123));
+        guest.clock.advance_to(1_500_000_001);
+        guest.clock.begin_again();
+        assert_eq!((guest.monotonic(), guest.wall()), (1_500_000_001, (1_700_000_000, 123_000_000)));
+        guest.clock.advance_to(2_500_000_001);
+        assert_eq!(guest.wall(), (1_700_000_001, 123_000_000));
+        let timer = guest.timer(0);
+        assert!(guest.clock.has_timers());
+        poll::HostPollable::drop(&mut guest.view(), Resource::new_own(timer)).unwrap();
+        assert!(!guest.clock.has_timers());
     }
 
     #[test]

@@ -94,6 +94,18 @@ impl GuestLog {
         Self(Arc::new(Mutex::new(State { sink, left: limit, exceeded: None, stdout, stderr, tail })))
     }
 
+    /// Begins the log of the instance's next attempt: all of the limits is left, and its lines go elsewhere. The streams
+    /// that the guest has write into it.
+    pub(crate) fn begin_again(&self, limit: Volume, sink: LineSink) {
+        let mut state = self.lock();
+        (state.left, state.exceeded, state.sink) = (limit, None, sink);
+    }
+
+    /// Forgets where the lines of the last attempt went.
+    pub(crate) fn rest(&self) {
+        self.lock().sink = None;
+    }
+
     /// Returns the stream to hand to WASI.
     pub(crate) fn stream(&self, stream: Stream) -> LogStream {
         LogStream { log: self.clone(), stream }
@@ -268,6 +280,26 @@ mod tests {
         assert_eq!(log.exceeded(), Some(Exceeded::Bytes));
         let (_, log) = lines_of(7, &[(Stream::Stdout, b"abcdef\n")]);
         assert_eq!(log.exceeded(), None);
+    }
+
+    #[test]
+    fn the_log_of_the_next_attempt_has_all_of_its_limits_and_goes_elsewhere() {
+        let writer = |attempt| Writer { job: Job::once(docket_graph::NodeId::default()), attempt };
+        let [first, second] = [Arc::new(Kept::default()), Arc::new(Kept::default())];
+        let limit = Volume { bytes: 4, lines: 1 };
+        let log = GuestLog::new(limit, Some((first.clone(), writer(1))));
+        let stream = log.stream(Stream::Stdout);
+        assert!(stream.log.write(Stream::Stdout, b"abc").is_ok());
+        log.finish();
+        log.rest();
+        assert_eq!(Arc::strong_count(&first), 1, "whoever took its lines is forgotten");
+        log.begin_again(limit, Some((second.clone(), writer(2))));
+        assert!(stream.log.write(Stream::Stdout, b"def\n").is_ok());
+        assert!(stream.log.write(Stream::Stdout, b"g").is_err());
+        log.begin_again(limit, None);
+        assert_eq!(log.exceeded(), None);
+        assert_eq!(*first.0.lock().unwrap(), [(Stream::Stdout, "abc".to_owned())]);
+        assert_eq!(*second.0.lock().unwrap(), [(Stream::Stdout, "def".to_owned())]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::options::{HostOptions, LEAST_STACK, MOST_STACK};
 use crate::outcome::Outcome;
 use crate::report::{AttemptOutcome, ExecutionOutcome, Report, StepOutcome};
 use crate::request::{Request, RequestError};
+use crate::reuse::Instances;
 
 /// Why there is no host.
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +185,7 @@ impl HostBuilder {
             compiling: &*compiling,
         };
         let generation = Arc::new(loading.generation(&modules).await?);
-        let instances = Arc::new(Semaphore::new(options.max_instances));
+        let instances = Arc::new(Instances::new(options.max_instances));
         let spared = options.max_instances.div_ceil(SPARED_BY_BATCHES).min(options.max_instances - 1);
         let batches = Arc::new(Semaphore::new(options.max_instances - spared));
         let most_helpers = options.lanes.saturating_sub(1);

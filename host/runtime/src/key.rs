@@ -11,6 +11,7 @@
 //! | the declared version, else the module's digest | yes | other code, other answer; a version says that the answer is the same |
 //! | configuration | yes | it is an input of the step, given by the operator |
 //! | grants, where there are any: environment variables by name and value, HTTP rules by text, secrets by name and source, directories by mode and path, `clock` and `random` | yes | what a step may reach decides what it answers |
+//! | `instance = "reuse"`, where it is set | yes | the answer may depend on what else the instance was asked |
 //! | what a granted directory holds, what a granted server answers, the value of a secret | no | nobody knows them beforehand; a step whose answer depends on them says so by a time to live |
 //! | output port, with its arity | yes | a step may come to answer with another type |
 //! | each input's port with its arity, and the SHA-256 of each of its messages, canonical | yes | the inputs |
@@ -29,6 +30,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::execution_id::ExecutionId;
 use crate::generation::{Keep, Prepared, StepCode, frame};
+use crate::options::Instance;
 use crate::value::{Payload, Value};
 
 /// Changes whenever keys are made in another way.
@@ -56,8 +58,15 @@ pub(crate) struct Parts {
     /// What was granted, a line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) grants: Vec<String>,
+    /// Where it is not a fresh one for each attempt.
+    #[serde(default, skip_serializing_if = "is_fresh")]
+    pub(crate) instance: Instance,
     pub(crate) output: String,
     pub(crate) inputs: Vec<InputPart>,
+}
+
+fn is_fresh(instance: &Instance) -> bool {
+    *instance == Instance::Fresh
 }
 
 /// An input in [`Parts`].
@@ -106,6 +115,10 @@ fn key_of(
         frame(&mut hash, &(keep.grants.len() as u64).to_le_bytes());
         keep.grants.iter().for_each(|line| frame(&mut hash, line.as_bytes()));
     }
+    if keep.instance == Instance::Reuse {
+        frame(&mut hash, b"\0instance");
+        frame(&mut hash, b"reuse");
+    }
     frame(&mut hash, keep.output.as_bytes());
     for (port, (value, _)) in keep.inputs.iter().zip(inputs) {
         frame(&mut hash, port.as_bytes());
@@ -138,6 +151,7 @@ pub(crate) fn parts(keep: &Keep, inputs: &[(Arc<Value>, Arity)]) -> Parts {
         code: keep.code.clone(),
         config: keep.config.clone(),
         grants: keep.grants.clone(),
+        instance: keep.instance,
         output: keep.output.clone(),
         inputs: keep.inputs.iter().zip(inputs).map(input).collect(),
     }
@@ -158,6 +172,11 @@ pub(crate) fn differences(then: &Parts, now: &Parts) -> Vec<String> {
         found.push("the configuration changed".to_owned());
     }
     found.extend(granted(&then.grants, &now.grants));
+    match (then.instance, now.instance) {
+        (Instance::Fresh, Instance::Reuse) => found.push("instances are used again".to_owned()),
+        (Instance::Reuse, Instance::Fresh) => found.push("instances are no longer used again".to_owned()),
+        (Instance::Fresh, Instance::Fresh) | (Instance::Reuse, Instance::Reuse) => {}
+    }
     if then.output != now.output {
         found.push(format!("the output changed from `{}` to `{}`", then.output, now.output));
     }
@@ -246,6 +265,17 @@ impl RunKey {
     pub(crate) fn of_step(&self, identity: &[u8; 32]) -> [u8; 32] {
         self.0.clone().chain_update(identity).finalize().into()
     }
+
+    /// Returns the key of one step's work where what it takes follows from the items of a batch, which are not among the
+    /// execution's inputs.
+    pub(crate) fn of_step_on(&self, identity: &[u8; 32], inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
+        let mut hash = self.0.clone().chain_update(identity);
+        for (value, _) in inputs {
+            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
+        }
+        hash.finalize().into()
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +293,7 @@ mod tests {
         code: &'static str,
         config: Option<&'static str>,
         grants: Vec<&'static str>,
+        instance: Instance,
         output: &'static str,
         inputs: Vec<(&'static str, Value)>,
     }
@@ -276,6 +307,7 @@ mod tests {
             code: "version:1",
             config: None,
             grants: Vec::new(),
+            instance: Instance::Fresh,
             output: "example.v1.UserProfile",
             inputs: vec![
                 ("example.v1.UserID", Value::one("\x0a\x04user")),
@@ -294,6 +326,7 @@ mod tests {
                 code: self.code.to_owned(),
                 config: self.config.map(str::to_owned),
                 grants: self.grants.iter().map(ToString::to_string).collect(),
+                instance: self.instance,
                 output: self.output.to_owned(),
                 inputs: self.inputs.iter().map(|(port, _)| (*port).to_owned()).collect(),
             };
@@ -340,6 +373,7 @@ mod tests {
             changed(|sample| sample.grants = vec!["clock real"]),
             changed(|sample| sample.grants = vec!["clock real", "random real"]),
             changed(|sample| sample.grants = vec!["clock realrandom real"]),
+            changed(|sample| sample.instance = Instance::Reuse),
             changed(|sample| sample.output = "example.v1.UserProfile#clean"),
             changed(|sample| sample.output = "example.v1.UserProfile[]"),
             changed(|sample| sample.inputs[0].0 = "example.v1.UserID#other"),
@@ -368,7 +402,8 @@ mod tests {
             parts(&keep, &inputs)
         };
         type Change = fn(&mut Sample);
-        let cases: [(Change, &[&str]); 10] = [
+        let cases: [(Change, &[&str]); 11] = [
+            (|sample| sample.instance = Instance::Reuse, &["instances are used again"]),
             (
                 |sample| sample.grants = vec!["dir ro:/a=/a", "env REGION c0ffee"],
                 &["the grant `dir ro:/a=/a` is new", "the grant `env REGION` is new"],

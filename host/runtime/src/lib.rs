@@ -32,6 +32,7 @@ mod observer;
 mod items;
 mod stored;
 mod flight;
+mod reuse;
 mod key;
 mod keep;
 mod held;
@@ -76,7 +77,7 @@ pub use observer::{Event, Observer};
 pub use options::{
     Artifacts, Caps, DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES,
     DEFAULT_OUTPUT, DEFAULT_RETENTION, DEFAULT_STACK, DEFAULT_TABLE_ELEMENTS, DEFAULT_TIMEOUT, Effective,
-    HostOptions, Keeping, LEAST_STACK, Limits, MOST_STACK, OnStoreError, RetryOptions, StepOptions,
+    HostOptions, Instance, Keeping, LEAST_STACK, Limits, MOST_STACK, OnStoreError, RetryOptions, StepOptions,
 };
 pub use outcome::{Outcome, OutcomeError};
 pub use report::{

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use docket_graph::{Backoff, Jitter, Persistence, Policy, Reclassify, Retry};
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::grants::{self, GrantOptions, Grants, ModulePattern};
@@ -176,6 +177,21 @@ pub struct StepOptions {
     pub persistence: Option<Keeping>,
     /// What to do where the store cannot be read or written. Without it the step fails.
     pub on_store_error: Option<OnStoreError>,
+    /// Whether an instance is used for one attempt or for many. Like a grant, for modules that the operator trusts: the
+    /// defaults set nothing here, because it would reach modules that come later.
+    pub instance: Option<Instance>,
+}
+
+/// For how many attempts an instance of a step's module is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instance {
+    /// For one: nothing that one attempt leaves in it reaches another.
+    #[default]
+    Fresh,
+    /// For one after the other of the same step in the same execution or batch, as long as each ends with an answer: worth
+    /// the start of a language's runtime. What the step keeps in its memory, its later attempts see.
+    Reuse,
 }
 
 /// Whether results of a step are kept, against what it declares.
@@ -243,6 +259,8 @@ pub struct Caps {
     pub http_concurrent: u64,
     /// Default 1,000 attempts, so that no module can keep a host busy for ever.
     pub max_attempts: NonZeroU32,
+    /// Default [`Instance::Reuse`]: a step's options decide. [`Instance::Fresh`] lets none of them.
+    pub instance: Instance,
 }
 
 impl Default for Caps {
@@ -262,6 +280,7 @@ impl Default for Caps {
             http_bytes: 1 << 30,
             http_concurrent: 100,
             max_attempts: NonZeroU32::new(1000).expect("1000 is not zero"),
+            instance: Instance::Reuse,
         }
     }
 }
@@ -312,6 +331,8 @@ pub struct Effective {
     pub persistence: Option<Persistence>,
     /// What to do where the store cannot be read or written.
     pub on_store_error: OnStoreError,
+    /// For how many attempts an instance is used.
+    pub instance: Instance,
 }
 
 impl HostOptions {
@@ -380,6 +401,7 @@ impl HostOptions {
                 Some(Keeping::Off) | None => None,
             },
             on_store_error: own.on_store_error.or(defaults.on_store_error).unwrap_or_default(),
+            instance: own.instance.unwrap_or_default().min(caps.instance),
         }
     }
 }
@@ -453,6 +475,7 @@ mod tests {
             grants: Grants::default(),
             persistence: None,
             on_store_error: OnStoreError::Fail,
+            instance: Instance::Fresh,
         };
         assert_eq!(effective(|_, _, _| {}), expected);
         let module = ("a.wasm", &Digest::of(b"a"));
@@ -611,6 +634,24 @@ mod tests {
                 host.defaults.retry = of_host;
             });
             assert_eq!(found.retry, expected);
+        }
+    }
+
+    #[test]
+    fn an_instance_is_used_again_only_where_the_step_has_it_so_and_the_cap_allows_it() {
+        use Instance::{Fresh, Reuse};
+        let cases = [
+            (None, None, Reuse, Fresh),
+            (Some(Reuse), None, Reuse, Reuse),
+            (Some(Fresh), None, Reuse, Fresh),
+            (None, Some(Reuse), Reuse, Fresh),
+            (Some(Reuse), None, Fresh, Fresh),
+        ];
+        for (of_step, of_host, cap, expected) in cases {
+            let found = effective(|own, _, host| {
+                (own.instance, host.defaults.instance, host.caps.instance) = (of_step, of_host, cap);
+            });
+            assert_eq!(found.instance, expected, "{of_step:?} {of_host:?} {cap:?}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! Owns what a guest can see and use: the state behind one instance, its limits, and the linker.
 //! Without grants that is nothing beyond the step's own configuration.
 
+mod again;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -185,7 +187,9 @@ impl Sandbox {
     }
 
     fn wasi_builder(&mut self) -> WasiCtxBuilder {
-        let log = self.log.insert(GuestLog::new(self.log_limit, self.lines.take()));
+        let (limit, lines) = (self.log_limit, &mut self.lines);
+        // An instance that is used again has streams into the log that there is.
+        let log = self.log.get_or_insert_with(|| GuestLog::new(limit, lines.take()));
         let [secure, insecure, seed] = ["secure", "insecure", "insecure-seed"].map(|purpose| {
             let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(self.seed);
             <[u8; 32]>::from(digest.finalize())
@@ -222,6 +226,10 @@ struct Meter {
 impl Meter {
     fn new(limit: u64) -> Self {
         Self { limit, used: 0, refused: false }
+    }
+
+    fn is_half_used(&self) -> bool {
+        self.used > self.limit / 2
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {

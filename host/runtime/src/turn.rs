@@ -57,6 +57,7 @@ async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
         }
         // There is no store, and the step is to run without.
         (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, &inputs).bytes,
+        (None, _) if run.is_by_inputs(turn.job.node) => key.of_step_on(&code.identity, &inputs),
         (None, _) => key.of_step(&code.identity),
     };
     pin!(attempt(run, turn, key, &inputs, begun)).await

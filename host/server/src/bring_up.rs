@@ -52,6 +52,7 @@ pub(crate) fn options(args: &GlobalArgs, config: &Config) -> HostOptions {
             http_concurrent: config.caps.http_concurrent.unwrap_or(caps.http_concurrent),
             fuel: config.caps.fuel.or(caps.fuel),
             max_attempts: config.caps.max_attempts.unwrap_or(caps.max_attempts),
+            instance: config.caps.instance.unwrap_or(caps.instance),
         },
         tenant: TENANT.to_owned(),
         lease: config.store.lease.unwrap_or(LEASE),

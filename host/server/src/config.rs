@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use docket_graph::{Backoff, FailureClass, Growth, Jitter, Match, Persistence, Port, Reclassify, Scope};
-use docket_runtime::{Keeping, OnStoreError, RetryOptions, StepOptions};
+use docket_runtime::{Instance, Keeping, OnStoreError, RetryOptions, StepOptions};
 use docket_store::StoreUrl;
 
 use crate::args::duration;
@@ -38,6 +38,10 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// Why there are no grants among the defaults.
 const NO_DEFAULT_GRANTS: &str = "it would reach every module, also those that come later; \
      grant to a step as `[step.NAME]` or to a module as `[module.\"NAME.wasm\"]`";
+
+/// Why instances are not used again by default.
+const NO_DEFAULT_INSTANCE: &str = "it would reach every module, also those that come later; \
+     set it for a step whose module you trust, as `[step.NAME]`";
 
 /// What stands before the directory at the end of settings that are kept.
 const BESIDE: &str = "# The directory that this was read in: ";
@@ -117,6 +121,7 @@ pub(crate) struct CapsConfig {
     pub(crate) fuel: Option<u64>,
     pub(crate) table_elements: Option<u64>,
     pub(crate) max_attempts: Option<NonZeroU32>,
+    pub(crate) instance: Option<Instance>,
 }
 
 impl Config {
@@ -190,6 +195,7 @@ impl Config {
             config.batch = root.section("batch", |section| batch::batch(section, beside)).unwrap_or_default();
             let defaults = |section: &mut Section<'_, '_>| {
                 section.refuse("grants", NO_DEFAULT_GRANTS);
+                section.refuse("instance", NO_DEFAULT_INSTANCE);
                 step_defaults(section)
             };
             config.defaults = root.section("defaults", defaults).unwrap_or_default();
@@ -266,6 +272,7 @@ fn steps(
             options: StepOptions {
                 config: step.section("config", step_config),
                 grants: grants::grants(step, around, asks),
+                instance: instance(step),
                 ..step_defaults(step)
             },
         };
@@ -276,7 +283,12 @@ fn steps(
     steps
 }
 
-/// Reads what can be set for all steps at once: everything but a step's own configuration.
+fn instance(section: &mut Section<'_, '_>) -> Option<Instance> {
+    const INSTANCES: [(&str, Instance); 2] = [("fresh", Instance::Fresh), ("reuse", Instance::Reuse)];
+    section.parsed("instance", |text| section::choice(text, &INSTANCES))
+}
+
+/// Reads what can be set for all steps at once: everything but what is for the modules of single steps.
 fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
     StepOptions {
         timeout: section.duration("timeout"),
@@ -301,6 +313,7 @@ fn step_defaults(section: &mut Section<'_, '_>) -> StepOptions {
             None => Some(Keeping::Off),
         }),
         on_store_error: section.parsed("on-store-error", |text| section::choice(text, &ON_STORE_ERROR)),
+        instance: None,
     }
 }
 
@@ -414,6 +427,7 @@ fn caps(section: &mut Section<'_, '_>, beside: &Path) -> (CapsConfig, Option<gra
         fuel: section.count("fuel"),
         table_elements: section.count("table-elements"),
         max_attempts: section.count_u32("max-attempts"),
+        instance: instance(section),
     };
     (caps, bounds)
 }
@@ -467,7 +481,7 @@ mod tests {
             r#"
             run = { output = "a.B#c", input = ['{}', 'a.A=@in.json'], timeout = "1m" }
             defaults = { timeout = "5s", memory = "256MiB", output-size = "16 MiB", log-size = "1kB" }
-            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5, log-lines = 6, open-files = 7, dir-bytes = "8B", cpu = "9s", fuel = 10, http-requests = 11, http-bytes = "12B", http-concurrent = 13 }
+            caps = { timeout = "1h", memory = "1GiB", output-size = "2B", log-size = "3B", table-elements = 4, max-attempts = 5, log-lines = 6, open-files = 7, dir-bytes = "8B", cpu = "9s", fuel = 10, http-requests = 11, http-bytes = "12B", http-concurrent = 13, instance = "fresh" }
             host = { max-instances = 6, max-stack = "2MiB" }
             batch = { items = "in.pb", items-format = "json", items-port = "a.A", shared = ['a.C=@c.json'], output = "a.B", max-concurrency = 8, on-item-error = "continue", timeout = "2m" }
             store = { url = "sled:.docket", retention = "7d", lease = "10s" }
@@ -480,6 +494,7 @@ mod tests {
             table-elements = 100_000
             fuel = 1_000_000_000
             max-concurrency = 4
+            instance = "reuse"
             config = { word = "x", number = 0x1F, real = 1.50, truth = true }
             [step.A.retry]
             max-attempts = 3
@@ -526,7 +541,12 @@ mod tests {
             fuel,
             table_elements,
             max_attempts,
+            instance,
         } = config.caps;
+        assert_eq!(
+            (instance, config.steps["A"].options.instance),
+            (Some(Instance::Fresh), Some(Instance::Reuse))
+        );
         assert_eq!((log_lines, open_files, dir_bytes), (Some(6), Some(7), Some(8)));
         assert_eq!((cpu, fuel), (Some(Duration::from_secs(9)), Some(10)));
         assert_eq!((http_requests, http_bytes, http_concurrent), (Some(11), Some(12), Some(13)));
@@ -583,6 +603,16 @@ mod tests {
         check("defaults.memory = '0MiB'", &[&format!("1: `defaults.memory` {zero}")]);
         check("defaults.fuel = 0", &[&format!("1: `defaults.fuel` {zero}")]);
         check("defaults.retry.max-attempts = 0", &[&format!("1: `defaults.retry.max-attempts` {zero}")]);
+        check(
+            "defaults.instance = 'reuse'",
+            &[
+                "1: `defaults.instance` cannot be set: it would reach every module, also those that come later; set it for a step whose module you trust, as `[step.NAME]`",
+            ],
+        );
+        check(
+            "[step.A]\ninstance = 'reused'",
+            &["2: `step.A.instance` is wrong: `reused` is unknown; did you mean `reuse`?"],
+        );
         check(
             "defaults.max-concurrency = -1",
             &["1: `defaults.max-concurrency` is too small or too large: -1"],

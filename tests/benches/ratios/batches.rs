@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use docket_graph::Scope;
-use docket_runtime::{BatchRequest, EpochTicker, Host, HostOptions, ItemsError, Request};
+use docket_runtime::{
+    BatchRequest, EpochTicker, Host, HostOptions, Instance, ItemsError, Request, StepOptions,
+};
 use docket_tests::fixture;
 use futures_util::stream;
 use prost::bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::durable::{host, kept, rows, settled, sled};
-use crate::raw::{Raw, our_settings};
+use crate::raw::{Raw, Used, our_settings};
 use crate::{Row, compare, load, message, millis, options, port, runtime};
 
 /// How many items a batch has that keeps nothing.
@@ -33,7 +35,9 @@ fn item(number: usize) -> Bytes {
 
 fn echoes(host: &Host, runtime: &Runtime, items: usize) -> f64 {
     let request = BatchRequest::new(Request::new(port("example.v1.UserProfile#out")));
-    let items_of = stream::iter((0..items).map(|n| Ok::<_, ItemsError>(item(n))));
+    // Made before: what is measured is how they are carried out.
+    let items_of: Vec<_> = (0..items).map(|n| Ok::<_, ItemsError>(item(n))).collect();
+    let items_of = stream::iter(items_of);
     let began = Instant::now();
     runtime.block_on(async {
         let mut batch = host.batch(request, items_of).expect("a good request");
@@ -47,8 +51,15 @@ fn echoes(host: &Host, runtime: &Runtime, items: usize) -> f64 {
     items as f64 / began.elapsed().as_secs_f64()
 }
 
+/// Whether the bare loop has an instance for each call, or one for each task.
+#[derive(Clone, Copy)]
+enum Instances {
+    Fresh,
+    Reused,
+}
+
 /// Calls a component from two tasks, as a rate.
-fn calls(raw: &Arc<Raw>, runtime: &Runtime, calls: usize) -> f64 {
+fn calls(raw: &Arc<Raw>, runtime: &Runtime, calls: usize, instances: Instances) -> f64 {
     let left = Arc::new(AtomicUsize::new(calls));
     let began = Instant::now();
     let caller = || {
@@ -56,8 +67,18 @@ fn calls(raw: &Arc<Raw>, runtime: &Runtime, calls: usize) -> f64 {
         runtime.spawn(async move {
             let message = message();
             let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-            while take().is_ok() {
-                assert_eq!(raw.call("Echo", &[&message]).await, 100);
+            match instances {
+                Instances::Fresh => {
+                    while take().is_ok() {
+                        assert_eq!(raw.call("Echo", &[&message]).await, 100);
+                    }
+                }
+                Instances::Reused => {
+                    let mut used = Used::of(&raw).await;
+                    while take().is_ok() {
+                        assert_eq!(used.call("Echo", &[&message]).await, 100);
+                    }
+                }
             }
         })
     };
@@ -74,7 +95,7 @@ pub(crate) fn items() -> Vec<Row> {
     let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
     let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
     let (mut docket, mut floor) =
-        (|| 1.0 / echoes(&host, &runtime, SOME), || 1.0 / calls(&raw, &runtime, SOME));
+        (|| 1.0 / echoes(&host, &runtime, SOME), || 1.0 / calls(&raw, &runtime, SOME, Instances::Fresh));
     let (times, ratios) = compare([&mut docket, &mut floor]);
     let long = echoes(&host, &runtime, ITEMS);
     let row = |what, measured: f64, ratio| Row {
@@ -88,6 +109,30 @@ pub(crate) fn items() -> Vec<Row> {
         row("10,000 items of 100 B, fresh instances, time against raw calls", 1.0 / times[0], ratios[0]),
         row("100,000 such items, once", long, 1.0 / times[1] / long),
     ]
+}
+
+/// The options of a host that uses the instances of the step again.
+fn reusing() -> HostOptions {
+    let step = StepOptions { instance: Some(Instance::Reuse), ..StepOptions::default() };
+    HostOptions { lanes: 2, steps: [("Echo".to_owned(), step)].into(), ..options() }
+}
+
+/// Items of a step whose instances are used again, as a rate.
+pub(crate) fn reuse() -> Vec<Row> {
+    let runtime = runtime(2);
+    let host = load(&runtime, "bench_echo", reusing());
+    let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
+    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    let (mut docket, mut floor) =
+        (|| 1.0 / echoes(&host, &runtime, ITEMS), || 1.0 / calls(&raw, &runtime, ITEMS, Instances::Reused));
+    let (times, ratios) = compare([&mut docket, &mut floor]);
+    vec![Row {
+        what: "100,000 items of 100 B, instances used again, against raw calls",
+        measured: format!("{:.0}/s", 1.0 / times[0]),
+        floor: format!("{:.0}/s", 1.0 / times[1]),
+        ratio: ratios[0],
+        goal: "<= 1.30",
+    }]
 }
 
 /// Items that come together in one step, against one call with the list of them.
@@ -144,7 +189,9 @@ pub(crate) fn kept_items() -> Vec<Row> {
 /// One batch after the other, for a profiler.
 pub(crate) fn endless() {
     let runtime = runtime(2);
-    let host = load(&runtime, "bench_echo", HostOptions { lanes: 2, ..options() });
+    let reuses = std::env::args().any(|argument| argument == "--reuse");
+    let options = if reuses { reusing() } else { HostOptions { lanes: 2, ..options() } };
+    let host = load(&runtime, "bench_echo", options);
     for _ in 0..4 {
         println!("{:.0} items a second", echoes(&host, &runtime, ITEMS / 2));
     }

@@ -62,7 +62,7 @@ fn main() {
     }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let measurements: [Measurement; 11] = [
+    let measurements: [Measurement; 12] = [
         ("step", one_step),
         ("flight", many_in_flight),
         ("graph", large_graph),
@@ -72,6 +72,7 @@ fn main() {
         ("wide", durable::durable_graph),
         ("hit", durable::hits),
         ("items", batches::items),
+        ("reuse", batches::reuse),
         ("aggregate", batches::aggregate),
         ("keeping", batches::kept_items),
     ];

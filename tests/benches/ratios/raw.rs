@@ -19,8 +19,8 @@ mod generated {
     });
 }
 
-use generated::StepModulePre;
 use generated::exports::docket::step::step::{Invocation, ValueParam, ValueResult};
+use generated::{StepModule, StepModulePre};
 
 /// The pool that both sides use.
 pub(crate) const POOL: PoolSize =
@@ -110,10 +110,33 @@ impl Raw {
     }
 
     async fn call_with(&self, step: &str, inputs: &[ValueParam<'_>]) -> usize {
-        let mut store = Store::new(&self.engine, State { table: ResourceTable::new(), wasi: None });
+        Used::of(self).await.call_with(step, inputs).await
+    }
+}
+
+/// An instance, to be called more than once.
+pub(crate) struct Used {
+    store: Store<State>,
+    instance: StepModule,
+}
+
+impl Used {
+    pub(crate) async fn of(raw: &Raw) -> Self {
+        let mut store = Store::new(&raw.engine, State { table: ResourceTable::new(), wasi: None });
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
-        let instance = self.pre.instantiate_async(&mut store).await.expect("an instance");
+        let instance = raw.pre.instantiate_async(&mut store).await.expect("an instance");
+        Self { store, instance }
+    }
+
+    /// Calls a step, and returns the length of its answer.
+    pub(crate) async fn call(&mut self, step: &str, inputs: &[&[u8]]) -> usize {
+        let inputs: Vec<_> = inputs.iter().map(|input| ValueParam::One(input)).collect();
+        self.call_with(step, &inputs).await
+    }
+
+    async fn call_with(&mut self, step: &str, inputs: &[ValueParam<'_>]) -> usize {
+        let Self { store, instance } = self;
         let call = Invocation {
             step,
             execution_id: "018f0000-0000-7000-8000-000000000000",
@@ -121,7 +144,7 @@ impl Raw {
             idempotency_key: "0000000000000000000000000000000000000000000000000000000000000000",
             started_at_ms: 1_700_000_000_000,
         };
-        let answer = instance.docket_step_step().call_run(&mut store, call, inputs).await.expect("no trap");
+        let answer = instance.docket_step_step().call_run(store, call, inputs).await.expect("no trap");
         match answer {
             Ok(ValueResult::One(message)) => message.len(),
             Ok(ValueResult::Many(messages)) => messages.len(),

@@ -42,9 +42,9 @@ pub(super) struct Items {
     read: u64,
     /// How many have ended.
     ended: u64,
-    /// Outcomes that were not taken yet, where each item has one; of the items from `taken` on.
+    /// Outcomes that the reader was not given yet, where each item has one; of the items from `given` on.
     places: VecDeque<Place>,
-    taken: u64,
+    given: u64,
     /// The item whose frame is being opened, and its position among all that were read.
     incoming: Option<(Payload, u64)>,
     /// Why the items ended the run, if they did.
@@ -57,7 +57,7 @@ pub(super) struct Items {
     called: Instant,
 }
 
-/// An item whose outcome was not taken yet.
+/// An item whose outcome the reader was not given yet.
 enum Place {
     /// It is under way.
     UnderWay,
@@ -68,8 +68,8 @@ enum Place {
 
 /// What whoever reads a batch may do.
 pub(crate) enum Reading {
-    /// Take the next outcome.
-    Outcome(ItemOutcome),
+    /// Hand out what it was given.
+    Outcomes,
     /// Bring as many items.
     Room(usize),
     /// Wait to be called.
@@ -85,7 +85,7 @@ impl Items {
             read: 0,
             ended: 0,
             places: VecDeque::new(),
-            taken: 0,
+            given: 0,
             incoming: None,
             broken: None,
             reader: None,
@@ -107,20 +107,30 @@ impl Items {
     fn end(&mut self, index: u64, outcome: Option<Result<Arc<Value>, ExecutionError>>) {
         self.ended += 1;
         self.fresh += 1;
-        let at = index.checked_sub(self.taken).and_then(|at| usize::try_from(at).ok());
+        let at = index.checked_sub(self.given).and_then(|at| usize::try_from(at).ok());
         if let Some(place) = at.and_then(|at| self.places.get_mut(at)) {
             *place = outcome.map_or(Place::Nothing, Place::Ended);
         }
     }
 
-    /// Calls the reader when it is worth it: half of the items are for it, or nothing else is left to do, or it has waited
+    /// Gives the reader what has ended up to the first item that has not.
+    fn give(&mut self, outcomes: &mut VecDeque<ItemOutcome>) {
+        while matches!(self.places.front(), Some(Place::Ended(_))) {
+            let Some(Place::Ended(result)) = self.places.pop_front() else { unreachable!("just looked at") };
+            outcomes.push_back(ItemOutcome { index: self.given, result });
+            self.given += 1;
+        }
+    }
+
+    /// Calls the reader when it is worth it: most of the items are for it, or nothing else is left to do, or it has waited
     /// for half a tick. Returns whether it was called.
     pub(super) fn call_reader(&mut self, now: Instant, idle: bool) -> bool {
         let is_first_there = self.places.front().is_none_or(|first| !matches!(first, Place::UnderWay));
         if self.fresh == 0 || !is_first_there || self.reader.is_none() {
             return false;
         }
-        let many = self.fresh * 2 >= self.start.width;
+        // The last quarter keeps the lanes at work until the reader has brought more.
+        let many = self.fresh * 4 >= self.start.width * 3;
         if !idle && !many && now.duration_since(self.called) < TICK / 2 {
             return false;
         }
@@ -139,24 +149,26 @@ impl Items {
 
 impl Run {
     /// Returns what whoever reads the batch may do next; where that is to wait, the waker is called. Room is given
-    /// only to a reader that may have items.
-    pub(crate) fn read(&self, waker: &Waker, has_items: bool) -> Reading {
+    /// only to a reader that may have items, and outcomes as many as there are, to be handed out one by one.
+    pub(crate) fn read(
+        &self,
+        waker: &Waker,
+        has_items: bool,
+        outcomes: &mut VecDeque<ItemOutcome>,
+    ) -> Reading {
         let mut board = self.lock();
         let has_room = has_items && board.conclusion.is_none() && board.progress.wants_item();
         let room = if has_room { self.room(&board) } else { 0 };
         let now = board.now;
         let over = board.conclusion.is_some();
         let items = board.items.as_mut().expect("only a batch is read");
+        items.give(outcomes);
         // A reader that is slow with outcomes is not to keep the steps waiting.
         if room > 0 && room * 4 >= items.start.width {
             return Reading::Room(room);
         }
-        if matches!(items.places.front(), Some(Place::Ended(_))) {
-            let Some(Place::Ended(result)) = items.places.pop_front() else { unreachable!("just looked at") };
-            let index = items.taken;
-            items.taken += 1;
-            items.start.progress.add_delivered();
-            return Reading::Outcome(ItemOutcome { index, result });
+        if !outcomes.is_empty() {
+            return Reading::Outcomes;
         }
         if room > 0 {
             return Reading::Room(room);
@@ -181,7 +193,7 @@ impl Run {
         let held = match (is_staged, self.items_have_results()) {
             // Those that wait for each other are in memory anyway; the machine knows how many are under way.
             (true, _) => return 1,
-            (false, true) => items.read - items.taken,
+            (false, true) => items.read - items.start.progress.delivered(),
             (false, false) => items.read - items.ended,
         };
         items.start.width.saturating_sub(usize::try_from(held).unwrap_or(usize::MAX))

@@ -54,6 +54,11 @@ impl HttpAttempt {
         secrets.map(|secret| (secret.name.as_str(), secret.name.placeholder()))
     }
 
+    /// Returns whether a request is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.hooks.meter.is_busy()
+    }
+
     /// Returns what went wrong so far, and forgets it.
     pub(crate) fn take_noted(&self) -> Noted {
         self.hooks.meter.take_noted()

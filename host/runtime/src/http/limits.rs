@@ -133,6 +133,11 @@ impl Meter {
         });
     }
 
+    /// Returns whether a request is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.0.under_way.load(Ordering::Relaxed) > 0
+    }
+
     /// Returns what was noted, and forgets it.
     pub(crate) fn take_noted(&self) -> Noted {
         self.with_noted(std::mem::take)

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use docket_graph::{Arity, Growth, Jitter, Match, Persistence, Port, Retry, Scope, StepName};
 use docket_runtime::{
-    Effective, HostOptions, HttpLimits, Inspection, Limits, LoadErrors, ModuleSource, OnStoreError, Purity,
+    Effective, HostOptions, HttpLimits, Inspection, Instance, Limits, LoadErrors, ModuleSource, OnStoreError,
+    Purity,
 };
 use serde::Serialize;
 
@@ -95,6 +96,7 @@ struct PolicyView {
     cpu_ms: Option<u64>,
     fuel: Option<u64>,
     max_concurrency: Option<u32>,
+    instance: Instance,
     retry: RetryView,
 }
 
@@ -130,7 +132,7 @@ impl<'a> ModuleView<'a> {
             let view = |(port, arity)| PortView { port: graph.port(port), arity };
             let module = (&*facts.name, &facts.digest);
             let effective = options.effective(module, step.name.as_str(), &step.policy);
-            let (purity, because_of) = facts.purity(&effective.grants);
+            let (purity, because_of) = facts.purity(&effective.grants, effective.instance);
             StepView {
                 step: &step.name,
                 version: step.version.as_deref(),
@@ -165,6 +167,7 @@ impl PolicyView {
             grants: _,
             persistence: _,
             on_store_error: _,
+            instance,
         } = effective;
         let Limits {
             timeout,
@@ -196,6 +199,7 @@ impl PolicyView {
             cpu_ms: cpu.map(millis),
             fuel,
             max_concurrency: max_concurrency.map(u32::from),
+            instance,
             retry: RetryView::of(&retry),
         }
     }
@@ -292,6 +296,7 @@ fn policy(text: &mut String, policy: &PolicyView) {
         cpu_ms,
         fuel,
         max_concurrency,
+        instance,
         retry,
     } = policy;
     add(text, format_args!("  timeout      {}\n", time(*timeout_ms)));
@@ -311,6 +316,10 @@ fn policy(text: &mut String, policy: &PolicyView) {
     }
     if let Some(most) = max_concurrency {
         add(text, format_args!("  concurrency  at most {most} at once\n"));
+    }
+    match instance {
+        Instance::Fresh => {}
+        Instance::Reuse => text.push_str("  instance     used again within an execution\n"),
     }
 }
 

@@ -1,0 +1,182 @@
+//! Owns what the board gives its lanes: the next turn, with what it takes and the permits that are there at once; and
+//! which of them rest and are called. Never decides what is ready.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use docket_graph::{Arity, Job};
+use futures_util::future::{AbortHandle, AbortRegistration};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{Board, Run, Running, Turn};
+use crate::call::Called;
+use crate::key::RunKey;
+use crate::reuse::Seat;
+use crate::value::Value;
+
+/// Which lane of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// The caller's own future.
+    First,
+    /// A task beside it.
+    Helper,
+}
+
+/// What a lane is to do next.
+pub(crate) struct Next<'a> {
+    /// The attempt to begin; none is ready, if none.
+    pub(crate) taken: Option<Taken<'a>>,
+    /// Whether the first lane is to spawn another.
+    pub(crate) spawn: bool,
+    /// Whether another lane is at an attempt that may make others ready at any moment.
+    pub(crate) soon: bool,
+    /// Whether nothing is left to do for any lane.
+    pub(crate) over: bool,
+    /// Whether the lane is to let others have its thread: the reader of a batch has just been called.
+    pub(crate) yields: bool,
+}
+
+/// The values for a step's inputs, each in the arity that the step takes.
+pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
+
+/// A turn that a lane has taken.
+pub(crate) struct Taken<'a> {
+    pub(crate) turn: Turn,
+    pub(crate) inputs: Inputs,
+    /// What the key of the work begins with, where its result is not kept.
+    pub(crate) key: RunKey,
+    /// Where nothing has to be waited for or looked up first, the attempt has begun already.
+    pub(crate) begun: Option<Admitted<'a>>,
+}
+
+/// An attempt that has its permits and has begun.
+pub(crate) struct Admitted<'a> {
+    pub(crate) _gate: Option<SemaphorePermit<'a>>,
+    /// Of what batches may have.
+    pub(crate) _share: Option<SemaphorePermit<'a>>,
+    pub(crate) seat: Seat<'a>,
+    pub(crate) at: Instant,
+}
+
+impl Run {
+    /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
+    ///
+    /// One lock for both, and one reading of the clock, which the lane has just made: between two quick
+    /// steps nothing else has to happen.
+    pub(crate) fn next(&self, lane: Rank, now: Instant, ended: Option<(Turn, Called)>) -> Next<'_> {
+        let mut board = self.lock();
+        board.now = now;
+        if let Some((turn, called)) = ended {
+            self.completed(&mut board, turn, Some(called));
+        }
+        if board.call_reader(now) {
+            return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
+        }
+        let taken = board.take(self.plan()).map(|turn| Taken {
+            turn,
+            inputs: self.inputs(&board, turn.job),
+            key: board.frames.get(turn.job.frame).expect("it has just been taken").key.clone(),
+            begun: self.admit_at_once(&mut board, turn),
+        });
+        self.ready.store(board.ready.len(), Ordering::Relaxed);
+        Next {
+            taken,
+            spawn: self.call_for_help(&mut board, lane),
+            soon: board.begun > 0,
+            over: board.conclusion.is_some(),
+            yields: false,
+        }
+    }
+
+    /// Notes that a lane is about to wait until it is called or one of its attempts ends. Returns
+    /// false, and notes nothing, where something has become ready since it looked.
+    pub(crate) fn rests(&self, lane: Rank) -> bool {
+        let mut board = self.lock();
+        let rests = board.ready.is_empty();
+        match lane {
+            Rank::First => board.first_rests = rests,
+            Rank::Helper => board.helpers_resting += usize::from(rests),
+        }
+        rests
+    }
+
+    /// Notes that a further lane, having rested, goes on.
+    pub(crate) fn helper_goes_on(&self) {
+        self.lock().helpers_resting -= 1;
+    }
+
+    /// Notes that a further lane ends. Returns false, and notes nothing, where something has become
+    /// ready since it looked.
+    pub(crate) fn helper_ends(&self) -> bool {
+        let mut board = self.lock();
+        let ends = board.ready.is_empty();
+        board.helpers -= usize::from(ends);
+        ends
+    }
+
+    /// Where more is ready than the lanes at work can begin at once, wakes one that rests, or tells
+    /// the first lane to spawn one.
+    pub(super) fn call_for_help(&self, board: &mut Board, lane: Rank) -> bool {
+        if board.ready.is_empty() {
+            return false;
+        }
+        if std::mem::take(&mut board.first_rests) {
+            self.changed.notify_one();
+        } else if board.helpers_resting > 0 {
+            self.plenty.notify_one();
+        } else if lane == Rank::First && board.helpers < self.home.most_helpers {
+            board.helpers += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Returns whether something was ready a moment ago. Takes no lock.
+    pub(crate) fn may_be_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns the values for a job's inputs, each in the arity that its step takes.
+    fn inputs(&self, board: &Board, job: Job) -> Inputs {
+        let step = self.home.generation.graph().step(self.plan().step(job.node));
+        let arities = step.inputs.iter().map(|(_, arity)| *arity);
+        board.frames.inputs(self.plan(), job, arities, &self.given)
+    }
+
+    /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
+    /// it is to stop already.
+    pub(crate) fn waits(&self, turn: Turn) -> Option<AbortRegistration> {
+        let mut board = self.lock();
+        let Board { frames, begun, .. } = &mut *board;
+        let node = frames.node_mut(self.plan(), turn.job)?;
+        if !matches!(node.running, Running::Begun { stop: false }) {
+            return None;
+        }
+        *begun -= 1;
+        let (handle, registration) = AbortHandle::new_pair();
+        node.running = Running::Waiting(handle);
+        Some(registration)
+    }
+
+    /// Begins an attempt that has nothing to wait for and nothing to look up: under the lock that is
+    /// held anyway.
+    fn admit_at_once(&self, board: &mut Board, turn: Turn) -> Option<Admitted<'_>> {
+        let code = self.code(turn.job.node);
+        if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
+            return None;
+        }
+        let share = match self.share() {
+            Some(share) => Some(share.try_acquire().ok()?),
+            None => None,
+        };
+        let seat = self.home.instances.seat_at_once(self.resting(turn.job.node))?;
+        Some(Admitted { _gate: None, _share: share, seat, at: self.began(board, turn) })
+    }
+
+    /// Returns what an attempt needs a permit of before one for an instance: only those of a batch do.
+    pub(crate) fn share(&self) -> Option<&Semaphore> {
+        self.is_batch.then(|| &*self.home.batches)
+    }
+}
