@@ -564,6 +564,7 @@ fn the_page_about_the_sandbox_has_the_numbers_of_the_code() {
         http_bytes,
         http_concurrent,
         max_attempts: _,
+        instance: _,
     } = host.caps;
     let time = |time: Duration| match time.as_secs() {
         hours if hours % 3600 == 0 => format!("{}h", hours / 3600),
