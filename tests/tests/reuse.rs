@@ -1,6 +1,5 @@
 //! What a step sees of other attempts where its instance is used again: what it left in its memory itself, and nothing else.
 
-#![expect(clippy::disallowed_methods, reason = "tests wait in real time")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::collections::BTreeMap;

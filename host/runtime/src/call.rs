@@ -117,8 +117,8 @@ pub struct Usage {
     pub fuel: Option<u64>,
 }
 
-/// Runs a step once, in a fresh instance unless one is to be used again. Whatever the guest does, this returns: at the latest when
-/// the timeout has passed and the guest has reached the end of its time slice.
+/// Runs a step once, in a fresh instance unless one is to be used again. Whatever the guest does, this returns: at the
+/// latest when the timeout has passed and the guest has reached the end of its time slice.
 ///
 /// # Cancel safety
 /// A dropped call drops its instance; nothing of it runs on.

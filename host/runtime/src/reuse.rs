@@ -33,6 +33,7 @@ pub(crate) struct Seat<'a> {
 /// The instances at rest of one execution.
 pub(crate) struct Resting {
     /// By node; none once the execution is over.
+    #[expect(clippy::vec_box, reason = "taken and left as it is: no attempt allocates or moves an instance")]
     by_node: Mutex<Option<Vec<Vec<Box<Used>>>>>,
     /// Of all executions.
     at_rest: Arc<AtomicUsize>,
