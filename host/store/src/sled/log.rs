@@ -26,13 +26,14 @@ use crate::record::{Kind, RecordKey, Revision};
 use super::content::Change;
 use super::layout::{kind_byte, kind_of};
 
-/// How long a file grows before the other has its turn: some thousands of small records, which the tree
-/// takes in some tens of milliseconds. What is replaced before that never reaches the tree.
-pub(super) const FILE_BYTES: u64 = 4 << 20;
+/// How long a file grows before the other has its turn: some ten thousand small records, which the tree
+/// takes in some tenths of a second, and until then the processors are those' who write. What is replaced
+/// before that never reaches the tree.
+pub(super) const FILE_BYTES: u64 = 8 << 20;
 
 /// How long a file grows where the tree has not yet taken what the other has: only then whoever writes
-/// waits for the tree. Both files, and what memory has of their records, stay below some 30 MiB each.
-pub(super) const FULL_BYTES: u64 = 2 * FILE_BYTES;
+/// waits for the tree. Both files, and what memory has of their records, stay below some 40 MiB each.
+pub(super) const FULL_BYTES: u64 = FILE_BYTES + FILE_BYTES / 2;
 
 /// The two files.
 pub(super) const FILES: [&str; 2] = ["log.0", "log.1"];
@@ -106,7 +107,7 @@ impl Frame {
 }
 
 /// Reads the row of frames that a file begins with: their numbers and contents.
-fn frames(mut bytes: Bytes) -> Vec<(u64, Bytes)> {
+pub(super) fn frames(mut bytes: Bytes) -> Vec<(u64, Bytes)> {
     let mut frames: Vec<(u64, Bytes)> = Vec::new();
     while bytes.len() >= HEADER {
         let mut header = &bytes[..HEADER];
