@@ -18,7 +18,7 @@ use super::{damaged_list, failed};
 /// of one, so a larger page costs more with every entry than it saves in keys.
 const PAGE_BYTES: usize = 1 << 10;
 
-/// How many lists are remembered by their last page.
+/// How many lists are remembered by their last page when nothing is merged: meanwhile it is as many as that has.
 const LISTS_REMEMBERED: usize = 4096;
 
 /// The last pages of lists that were added to, because that is where most entries go: kept here while
@@ -40,6 +40,10 @@ impl Tails {
             draft.insert(tail.page.key.clone(), tail.page.bytes.as_slice());
             tail.is_ahead = false;
         }
+    }
+
+    /// Forgets what is too much to be remembered until more is merged. Everything must be settled.
+    pub(super) fn forget(&mut self) {
         if self.0.len() > LISTS_REMEMBERED {
             self.0.clear();
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::StoreError;
-use crate::record::{Kind, Record, RecordKey};
+use crate::record::{Facts, Kind, Record, RecordKey};
 
 use super::content::{self, Change, Glance, READINGS, State};
 use super::layout::damaged;
@@ -16,6 +16,13 @@ pub(super) struct Entry {
     pub(super) now: State,
     /// As it is below: in an older layer, or in the tree.
     pub(super) below: State,
+}
+
+impl Entry {
+    /// Returns what is known of the record, or was before it was removed; none of one that was never there.
+    pub(super) fn facts(&self) -> Option<&Facts> {
+        self.now.as_ref().or(self.below.as_ref()).map(|change| &change.record().facts)
+    }
 }
 
 /// Records that were written, by kind and key.
