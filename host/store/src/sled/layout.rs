@@ -7,7 +7,7 @@
 //! | `r` kind key | a record: [`Value`] |
 //! | `c` kind key `0` digest n | a chunk of what is too long for a record's value |
 //! | `n` kind … | list of a kind's records by time of creation, each with a mark of its step |
-//! | `e` execution … | the same of one execution, of all kinds one behind the other, without marks; of the id, 8 bytes of its digest |
+//! | `e` execution … | the same of one execution, of all kinds one behind the other, without marks; of the word, 8 bytes of its digest |
 //! | `x` … | list of all records that expire, by when |
 //!
 //! What follows the beginning of a list is [`lists`](super::lists)' own.

@@ -3,7 +3,8 @@
 //!
 //! sled writes far more than a record for each that it takes, so a group goes into the log first, in
 //! one piece, and into the tree with many others ([`merge`](super::merge)). The log is two files that
-//! take turns, each begun anew when the tree has everything of it. A file is a row of frames:
+//! take turns, each begun anew when the tree has everything of it, or the other file has it once more:
+//! what somebody was still at. A file is a row of frames:
 //!
 //! ```text
 //! checksum (4)  number (8)  length (8)  changes of one group …
