@@ -486,10 +486,8 @@ impl Begun<'_> {
             request: stored.encode(),
             detail: detail(&stored, None),
         };
-        if accepted.recorded == Recorded::WithFirstStart
-            && let Some(draft) = keeping.journal.draft(&new).await?
-        {
-            return Ok(Way::Drafted(draft));
+        if accepted.recorded == Recorded::WithFirstStart {
+            return Ok(Way::Drafted(keeping.journal.draft(&new).await?));
         }
         Ok(Way::Opened(keeping.journal.open(new, Unfinished::Return).await?))
     }
@@ -615,12 +613,16 @@ pub(crate) fn unfinished(id: &ExecutionId, entry: &Entry, error: ExecutionError)
 
 /// Returns what people see of an execution in its record.
 pub(crate) fn detail(stored: &StoredRequest, error: Option<&str>) -> Arc<str> {
-    let digests: Vec<&str> = stored.modules.iter().map(|(_, digest)| digest.as_str()).collect();
-    let mut detail = serde_json::json!({ "target": stored.target, "modules": digests });
-    if let Some(error) = error {
-        detail["error"] = error.into();
+    #[derive(serde::Serialize)]
+    struct Detail<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+        modules: Vec<&'a str>,
+        target: &'a Port,
     }
-    detail.to_string().into()
+    let modules = stored.modules.iter().map(|(_, digest)| digest.as_str()).collect();
+    let detail = Detail { error, modules, target: &stored.target };
+    serde_json::to_string(&detail).expect("texts become JSON").into()
 }
 
 /// Returns the notes of the steps whose results are kept.

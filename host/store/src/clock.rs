@@ -61,6 +61,11 @@ impl StoreTime {
         Self { read: now, at: Instant::now() }
     }
 
+    /// Returns how long ago it was read.
+    pub(crate) fn age(self) -> Duration {
+        self.at.elapsed()
+    }
+
     /// Returns the store's time now.
     pub(crate) fn now(self) -> Timestamp {
         self.read.plus(self.at.elapsed())

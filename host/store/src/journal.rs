@@ -2,7 +2,7 @@
 //! each of its steps. What the request and the outcome are made of is bytes here. Never carries
 //! anything out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +27,10 @@ const MODULE_FRESH: Duration = Duration::from_secs(12 * 3600);
 /// others that have ended, unless it is told otherwise.
 const CANCELLED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// For how long the store's time goes on by this machine's clock before it is read again for a draft: each
+/// reading asks the store, and both clocks go equally fast for so long.
+const TIME_FRESH: Duration = Duration::from_secs(1);
+
 /// How many records are listed at a time.
 const PAGE: usize = 500;
 
@@ -37,6 +41,8 @@ pub struct Journal {
     owner: Arc<str>,
     lease: Duration,
     abilities: Arc<Abilities>,
+    /// The store's time as it was last read for a draft.
+    time: Arc<Mutex<Option<StoreTime>>>,
 }
 
 /// An execution that is about to begin.
@@ -185,7 +191,7 @@ impl Journal {
     /// Returns the journal of this owner: a name that no other process and no earlier one has.
     pub fn new(store: Arc<dyn Store>, owner: Arc<str>, lease: Duration) -> Self {
         let abilities = Arc::new(store.abilities());
-        Self { store, owner, lease, abilities }
+        Self { store, owner, lease, abilities, time: Arc::default() }
     }
 
     /// Opens an execution under its id.
@@ -218,16 +224,24 @@ impl Journal {
         }
     }
 
-    /// Prepares an execution that is recorded later ([`begin`](Self::begin)); `None` where its id is taken.
-    /// Nobody else must come to use the id before.
+    /// Prepares an execution that is recorded later ([`begin`](Self::begin)), under an id that was just made:
+    /// nobody else has it or comes to use it before. Where somebody has it, beginning is a conflict.
     ///
     /// # Errors
     /// Where the store cannot be read.
-    pub async fn draft(&self, new: &NewExecution) -> Result<Option<Draft>, StoreError> {
+    pub async fn draft(&self, new: &NewExecution) -> Result<Draft, StoreError> {
         let key = execution_key(&new.tenant, &new.id);
-        let found = steady::get(&*self.store, Kind::Execution, &key).await?;
-        let time = StoreTime::read(found.now);
-        Ok(found.record.is_none().then(|| drafted(new, key, time)))
+        let recent = *self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = match recent.filter(|time| time.age() < TIME_FRESH) {
+            Some(time) => time,
+            None => {
+                let found = steady::get(&*self.store, Kind::Execution, &key).await?;
+                let time = StoreTime::read(found.now);
+                *self.time.lock().unwrap_or_else(PoisonError::into_inner) = Some(time);
+                time
+            }
+        };
+        Ok(drafted(new, key, time))
     }
 
     /// Returns what records a draft, beside others, and what is held once that is written: as after

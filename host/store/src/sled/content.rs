@@ -183,6 +183,14 @@ impl Change {
         self.stored.record.body.len() as u64 != self.stored.body_bytes
     }
 
+    /// Returns how long its head and its body are, where memory has both and neither is in chunks.
+    pub(super) fn whole_bytes(&self) -> Option<usize> {
+        match &self.stored.value {
+            Value::Whole { head, body } => Some(head.len() + body.len()),
+            Value::LongBody { .. } | Value::LongHead { .. } => None,
+        }
+    }
+
     /// Returns how many bytes it will write, about.
     pub(super) fn bytes(&self) -> usize {
         layout::VALUE_BYTES + self.content.len()

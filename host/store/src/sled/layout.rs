@@ -6,9 +6,8 @@
 //! | `m/merged` | up to which frame of the [`log`](super::log) the tree has everything: 8 bytes |
 //! | `r` kind key | a record: [`Value`] |
 //! | `c` kind key `0` digest n | a chunk of what is too long for a record's value |
-//! | `n` kind … | list of a kind's records by time of creation |
-//! | `s` kind step … | the same of one step; of the word, 8 bytes of its digest |
-//! | `e` execution … | the same of one execution, of all kinds one behind the other |
+//! | `n` kind … | list of a kind's records by time of creation, each with a mark of its step |
+//! | `e` execution … | the same of one execution, of all kinds one behind the other, without marks; of the word, 8 bytes of its digest |
 //! | `x` … | list of all records that expire, by when |
 //!
 //! What follows the beginning of a list is [`lists`](super::lists)' own.
@@ -25,7 +24,7 @@ use crate::record::{Facts, Kind, Record, RecordKey};
 pub(super) const FORMAT_KEY: &[u8] = b"m/format";
 
 /// The number of the layout above.
-pub(super) const FORMAT: &str = "2";
+pub(super) const FORMAT: &str = "3";
 
 /// Where the number of the last frame is of which the tree has everything.
 pub(super) const MERGED_KEY: &[u8] = b"m/merged";
@@ -77,15 +76,16 @@ pub(super) struct Created {
 }
 
 impl Created {
-    /// Returns the list of a kind's records, of those of a step, or of an execution.
-    pub(super) fn of(kind: Kind, step: Option<&str>, execution: Option<&str>) -> Self {
+    /// Returns the list of a kind's records, or of those of an execution.
+    pub(super) fn of(kind: Kind, execution: Option<&str>) -> Self {
         let kind = kind_byte(kind);
-        let named = |beginning: &[u8], word: &str| [beginning, &Sha256::digest(word)[..8]].concat();
-        match (execution, step) {
+        match execution {
             // Most executions have few records: one page for all is less than one for each kind.
-            (Some(execution), _) => Self { list: named(b"e", execution), beginning: Some(kind) },
-            (None, Some(step)) => Self { list: named(&[b's', kind], step), beginning: None },
-            (None, None) => Self { list: vec![b'n', kind], beginning: None },
+            Some(execution) => {
+                let list = [b"e", &Sha256::digest(execution)[..8]].concat();
+                Self { list, beginning: Some(kind) }
+            }
+            None => Self { list: vec![b'n', kind], beginning: None },
         }
     }
 
@@ -96,23 +96,52 @@ impl Created {
     }
 }
 
+/// What stands for a step in a list: a list of its own for each would cost every result a page. Two
+/// steps may have the same.
+pub(super) type StepMark = [u8; 4];
+
+/// Returns the mark of a step.
+pub(super) fn step_mark(step: &str) -> StepMark {
+    crc32fast::hash(step.as_bytes()).to_be_bytes()
+}
+
 /// The beginning of the list of what expires.
 pub(super) const EXPIRING: &[u8] = b"x";
 
-/// Returns the entry of a record in a list by creation. Read backwards, such a list has the newest first
-/// and then goes by key, so the key stands with every bit turned, and with an end that sorts last.
+/// Returns the entry of a record in a list by creation, as it is without a mark. Read backwards, such a
+/// list has the newest first and then goes by key, so the key stands with every bit turned, and with an
+/// end that sorts last.
 pub(super) fn created_entry(created_at: Timestamp, key: &RecordKey) -> Vec<u8> {
-    let mut entry = created_at.0.to_be_bytes().to_vec();
+    let mut entry = Vec::with_capacity(8 + key.as_str().len() + 1 + size_of::<StepMark>());
+    entry.extend(created_at.0.to_be_bytes());
     entry.extend(key.as_str().bytes().map(|byte| !byte));
-    entry.push(u8::MAX);
+    entry.push(CREATED_END);
     entry
 }
 
-/// Returns what [`created_entry`] was made of.
-pub(super) fn read_created(entry: &[u8]) -> Option<(Timestamp, RecordKey)> {
-    let (time, key) = entry.split_first_chunk::<8>()?;
-    let key: Vec<u8> = key.strip_suffix(&[u8::MAX])?.iter().map(|byte| !byte).collect();
-    Some((Timestamp(u64::from_be_bytes(*time)), RecordKey::parse(str::from_utf8(&key).ok()?).ok()?))
+/// The end of a key in a list by creation: no byte of a key is this one when it is turned.
+const CREATED_END: u8 = u8::MAX;
+
+/// What an entry of a list by creation says.
+#[derive(Debug, PartialEq)]
+pub(super) struct CreatedEntry {
+    pub(super) created_at: Timestamp,
+    pub(super) key: RecordKey,
+    /// None where the record is of no step, or the list is of one execution.
+    pub(super) step: Option<StepMark>,
+}
+
+/// Returns what [`created_entry`] was made of, and the mark behind it.
+pub(super) fn read_created(entry: &[u8]) -> Option<CreatedEntry> {
+    let (time, rest) = entry.split_first_chunk::<8>()?;
+    let end = rest.iter().position(|byte| *byte == CREATED_END)?;
+    let key: Vec<u8> = rest[..end].iter().map(|byte| !byte).collect();
+    let step = match &rest[end + 1..] {
+        [] => None,
+        mark => Some(mark.try_into().ok()?),
+    };
+    let key = RecordKey::parse(str::from_utf8(&key).ok()?).ok()?;
+    Some(CreatedEntry { created_at: Timestamp(u64::from_be_bytes(*time)), key, step })
 }
 
 fn expiring_entry(expires_at: Timestamp, kind: Kind, key: &RecordKey) -> Vec<u8> {
@@ -133,14 +162,15 @@ pub(super) fn read_expiring(entry: &[u8]) -> Option<(Timestamp, Kind, RecordKey)
 /// Returns every place at which a record with these facts is listed.
 pub(super) fn places(kind: Kind, key: &RecordKey, facts: &Facts) -> Vec<Place> {
     let Facts { step, execution, expires_at, created_at, .. } = facts;
-    let entry = created_entry(*created_at, key);
-    let mut places = vec![Created::of(kind, None, None).place(&entry)];
-    if let Some(step) = step {
-        places.push(Created::of(kind, Some(step), None).place(&entry));
-    }
+    let mut entry = created_entry(*created_at, key);
+    let mut places = Vec::with_capacity(3);
     if let Some(execution) = execution {
-        places.push(Created::of(kind, None, Some(execution)).place(&entry));
+        places.push(Created::of(kind, Some(execution)).place(&entry));
     }
+    if let Some(step) = step {
+        entry.extend(step_mark(step));
+    }
+    places.push(Created::of(kind, None).place(&entry));
     if let Some(expires_at) = expires_at {
         places.push(Place { list: EXPIRING.to_vec(), entry: expiring_entry(*expires_at, kind, key) });
     }
@@ -321,12 +351,18 @@ mod tests {
     proptest! {
         #[test]
         fn a_list_read_backwards_has_the_newest_first_and_then_goes_by_key(
-            a in (0..3_u64, key()), b in (0..3_u64, key()),
+            a in (0..3_u64, key()), b in (0..3_u64, key()), one: StepMark, other: StepMark,
         ) {
             let entry = |(time, key): &(u64, RecordKey)| created_entry(Timestamp(*time), key);
             let order = |(time, key): &(u64, RecordKey)| (std::cmp::Reverse(*time), key.clone());
             prop_assert_eq!(entry(&b).cmp(&entry(&a)), order(&a).cmp(&order(&b)));
-            prop_assert_eq!(read_created(&entry(&a)), Some((Timestamp(a.0), a.1)));
+            let marked = |at: &(u64, RecordKey), mark: StepMark| [entry(at).as_slice(), &mark].concat();
+            if a != b {
+                prop_assert_eq!(marked(&b, one).cmp(&marked(&a, other)), order(&a).cmp(&order(&b)));
+            }
+            let read = |step| Some(CreatedEntry { created_at: Timestamp(a.0), key: a.1.clone(), step });
+            prop_assert_eq!(read_created(&entry(&a)), read(None));
+            prop_assert_eq!(read_created(&marked(&a, one)), read(Some(one)));
         }
 
         #[test]

@@ -8,7 +8,7 @@ use crate::record::{Kind, Record};
 use crate::store::{Cursor, Filter, Page, Query};
 
 use super::common::Common;
-use super::layout::{Created, EXPIRING, created_entry, read_created, read_expiring};
+use super::layout::{Created, CreatedEntry, EXPIRING, created_entry, read_created, read_expiring, step_mark};
 use super::{content, damaged_list, lists};
 
 /// How many entries of a list are read at once: while they are, nobody writes.
@@ -37,7 +37,8 @@ fn newest(
     after: Option<&Cursor>,
     limit: usize,
 ) -> Result<(Vec<Record>, Option<Cursor>), StoreError> {
-    let Created { list, beginning } = Created::of(kind, filter.step.as_deref(), filter.execution.as_deref());
+    let Created { list, beginning } = Created::of(kind, filter.execution.as_deref());
+    let wanted = filter.step.as_deref().filter(|_| filter.execution.is_none()).map(step_mark);
     let from_cursor = after.map(|after| created_entry(after.created_at, &after.key));
     let from_time = filter.created_before.map(|before| before.0.to_be_bytes().to_vec());
     let mut end = match (from_cursor, from_time) {
@@ -49,7 +50,8 @@ fn newest(
         end = Some(end.map_or_else(|| vec![kind + 1], |end| [&[kind], end.as_slice()].concat()));
     }
     loop {
-        let count = AT_ONCE.min(limit.saturating_add(1));
+        // Of a step's there may be few among all.
+        let count = if wanted.is_some() { AT_ONCE } else { AT_ONCE.min(limit.saturating_add(1)) };
         let entries = {
             let _lists = common.lists.read().unwrap_or_else(PoisonError::into_inner);
             lists::backwards(tree, &list, end.as_deref(), count)?
@@ -63,7 +65,11 @@ fn newest(
                     None => return Ok((records, None)),
                 },
             };
-            let (created_at, key) = read_created(created).ok_or_else(|| damaged_list(&list))?;
+            let CreatedEntry { created_at, key, step } =
+                read_created(created).ok_or_else(|| damaged_list(&list))?;
+            if wanted.is_some() && step != wanted {
+                continue;
+            }
             // The record may have been removed or moved since the list was read.
             let record = content::read_head(tree, kind, &key)?;
             let Some(record) = record.filter(|record| record.facts.created_at == created_at) else {

@@ -18,7 +18,7 @@ use super::{damaged_list, failed};
 /// of one, so a larger page costs more with every entry than it saves in keys.
 const PAGE_BYTES: usize = 1 << 10;
 
-/// How many lists are remembered by their last page.
+/// How many lists are remembered by their last page when nothing is merged: meanwhile it is as many as that has.
 const LISTS_REMEMBERED: usize = 4096;
 
 /// The last pages of lists that were added to, because that is where most entries go: kept here while
@@ -40,6 +40,10 @@ impl Tails {
             draft.insert(tail.page.key.clone(), tail.page.bytes.as_slice());
             tail.is_ahead = false;
         }
+    }
+
+    /// Forgets what is too much to be remembered until more is merged. Everything must be settled.
+    pub(super) fn forget(&mut self) {
         if self.0.len() > LISTS_REMEMBERED {
             self.0.clear();
         }
@@ -48,6 +52,11 @@ impl Tails {
     /// Returns the last page of the list, if it is known and what belongs to this key.
     fn of(&mut self, list: &[u8], key: &[u8]) -> Option<&mut Tail> {
         self.0.get_mut(list).filter(|tail| tail.page.key.as_slice() <= key)
+    }
+
+    /// Returns whether the last page of the list is known, and this key belongs in front of it.
+    fn begins_behind(&self, list: &[u8], key: &[u8]) -> bool {
+        self.0.get(list).is_some_and(|tail| tail.page.key.as_slice() > key)
     }
 
     /// Drafts what the last page of this list has, and forgets it.
@@ -133,6 +142,9 @@ fn parse<'a>(list: &[u8], bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, StoreError> 
 pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
     let Place { list, entry } = place;
     let key = [list.as_slice(), entry].concat();
+    if tails.begins_behind(list, &key) && insert_in_earlier(draft, list, &key, entry)? {
+        return Ok(());
+    }
     if let Some(Tail { page, is_ahead }) = tails.of(list, &key) {
         match page.find(list, entry)? {
             At::Here(_) => return Ok(()),
@@ -164,16 +176,48 @@ pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) ->
     remember_tail(draft, tails, list)
 }
 
+/// Puts an entry into a page in front of the last one, which stays as it is and where it is remembered:
+/// what came a little later than others were begun. Returns whether there is such a page.
+fn insert_in_earlier(
+    draft: &mut Draft<'_>,
+    list: &[u8],
+    key: &[u8],
+    entry: &[u8],
+) -> Result<bool, StoreError> {
+    let Some(page) = page_of(draft, list, key)? else { return Ok(false) };
+    match page.find(list, entry)? {
+        At::Here(_) => {}
+        At::Before(at) if at == page.bytes.len() && !page.has_room_for(entry) => {
+            draft.insert(key.to_vec(), framed(entry));
+        }
+        At::Before(at) => insert_into(draft, list, page, at, entry)?,
+    }
+    Ok(true)
+}
+
 /// Puts an entry at its place, which may be in any page.
 fn insert_within(draft: &mut Draft<'_>, list: &[u8], key: Vec<u8>, entry: &[u8]) -> Result<(), StoreError> {
-    let Some(mut page) = page_of(draft, list, &key)? else {
+    let Some(page) = page_of(draft, list, &key)? else {
         return insert_in_front(draft, list, key, entry);
     };
-    let At::Before(at) = page.find(list, entry)? else { return Ok(()) };
-    let has_room = page.has_room_for(entry);
-    if !has_room && at == page.bytes.len() {
-        return insert_in_front(draft, list, key, entry);
+    match page.find(list, entry)? {
+        At::Here(_) => Ok(()),
+        At::Before(at) if at == page.bytes.len() && !page.has_room_for(entry) => {
+            insert_in_front(draft, list, key, entry)
+        }
+        At::Before(at) => insert_into(draft, list, page, at, entry),
     }
+}
+
+/// Puts an entry into a page, which becomes two if it is full.
+fn insert_into(
+    draft: &mut Draft<'_>,
+    list: &[u8],
+    mut page: Page,
+    at: usize,
+    entry: &[u8],
+) -> Result<(), StoreError> {
+    let has_room = page.has_room_for(entry);
     page.put(at, entry);
     if has_room {
         draft.insert(page.key, page.bytes);
@@ -422,5 +466,22 @@ mod tests {
         assert_eq!(pages(0..80), 10);
         assert_eq!(pages((0..80).rev()), 10);
         assert!(pages((0..80).map(|n| n * 37 % 80)) <= 20);
+    }
+
+    #[test]
+    fn what_comes_a_little_late_leaves_the_last_page_where_it_is_remembered() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let (mut draft, mut tails) = (Draft::on(&db), Tails::default());
+        let mut put = |entry| {
+            insert(&mut draft, &mut tails, &place(b"l", entry)).unwrap();
+            tails.0.get(&b"l"[..]).unwrap().page.key.clone()
+        };
+        (0..18).for_each(|n| drop(put(10 * n)));
+        let tail = put(180);
+        for late in [155, 5, 75, 1] {
+            assert_eq!(put(late), tail, "after {late}");
+        }
+        apply(&db, draft, &mut tails);
+        check(&db, b"l", &(0..=18).map(|n| 10 * n).chain([155, 5, 75, 1]).collect());
     }
 }

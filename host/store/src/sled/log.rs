@@ -3,7 +3,8 @@
 //!
 //! sled writes far more than a record for each that it takes, so a group goes into the log first, in
 //! one piece, and into the tree with many others ([`merge`](super::merge)). The log is two files that
-//! take turns, each begun anew when the tree has everything of it. A file is a row of frames:
+//! take turns, each begun anew when the tree has everything of it, or the other file has it once more:
+//! what somebody was still at. A file is a row of frames:
 //!
 //! ```text
 //! checksum (4)  number (8)  length (8)  changes of one group …
@@ -26,13 +27,14 @@ use crate::record::{Kind, RecordKey, Revision};
 use super::content::Change;
 use super::layout::{kind_byte, kind_of};
 
-/// How long a file grows before the other has its turn: some thousands of small records, which the tree
-/// takes in some tens of milliseconds. What is replaced before that never reaches the tree.
-pub(super) const FILE_BYTES: u64 = 4 << 20;
+/// How long a file grows before the other has its turn: some ten thousand small records, which the tree
+/// takes in some tenths of a second, and until then the processors are those' who write. What is replaced
+/// before that never reaches the tree.
+pub(super) const FILE_BYTES: u64 = 8 << 20;
 
 /// How long a file grows where the tree has not yet taken what the other has: only then whoever writes
-/// waits for the tree. Both files, and what memory has of their records, stay below some 30 MiB each.
-pub(super) const FULL_BYTES: u64 = 2 * FILE_BYTES;
+/// waits for the tree. Both files, and what memory has of their records, stay below some 40 MiB each.
+pub(super) const FULL_BYTES: u64 = FILE_BYTES + FILE_BYTES / 2;
 
 /// The two files.
 pub(super) const FILES: [&str; 2] = ["log.0", "log.1"];
@@ -106,7 +108,7 @@ impl Frame {
 }
 
 /// Reads the row of frames that a file begins with: their numbers and contents.
-fn frames(mut bytes: Bytes) -> Vec<(u64, Bytes)> {
+pub(super) fn frames(mut bytes: Bytes) -> Vec<(u64, Bytes)> {
     let mut frames: Vec<(u64, Bytes)> = Vec::new();
     while bytes.len() >= HEADER {
         let mut header = &bytes[..HEADER];

@@ -1,9 +1,12 @@
 //! Owns the thread that brings the tree up to what the log has: many groups of batches at once, each
 //! record as it is in the end. Never writes to the log.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, mpsc};
 
+use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::record::{Kind, RecordKey};
 
@@ -90,14 +93,9 @@ impl Merger {
         synced.map_err(|error| self.common.break_down(format_args!("a sync of the store failed: {error}")))
     }
 
-    /// Puts a layer into the tree. In the order of creation, so that lists grow at their ends.
+    /// Puts a layer into the tree.
     fn put(&mut self, layer: &Layer, last: u64) -> Result<(), StoreError> {
-        let mut entries: Vec<(Kind, &RecordKey, &Entry)> = layer.entries().collect();
-        let created_at = |entry: &Entry| {
-            entry.now.as_ref().or(entry.below.as_ref()).map(|change| change.record().facts.created_at)
-        };
-        entries
-            .sort_unstable_by_key(|(kind, key, entry)| (*kind, created_at(entry), std::cmp::Reverse(*key)));
+        let entries = in_order(layer);
         let mut slices = entries.chunks(AT_ONCE).peekable();
         loop {
             let slice = slices.next().unwrap_or_default();
@@ -115,8 +113,39 @@ impl Merger {
             let _lists = self.common.lists.write().unwrap_or_else(PoisonError::into_inner);
             self.tree.apply_batch(draft.into_changes()).map_err(super::failed)?;
             if is_last {
+                self.tails.forget();
                 return Ok(());
             }
         }
     }
+}
+
+/// A record of a layer, and what became of it.
+type Changed<'a> = (Kind, &'a RecordKey, &'a Entry);
+
+/// Returns what a layer has in the order in which the tree takes it: execution by execution, in the order
+/// of their first records, so that an execution's own list is written once; and, of what is taken at
+/// once, by creation, so that lists grow at their ends.
+fn in_order(layer: &Layer) -> Vec<Changed<'_>> {
+    let created_at = |entry: &Entry| entry.facts().map(|facts| facts.created_at);
+    let mut begun: HashMap<&str, Timestamp> = HashMap::new();
+    for facts in layer.entries().filter_map(|(_, _, entry)| entry.facts()) {
+        if let Some(execution) = &facts.execution {
+            let first = begun.entry(execution).or_insert(facts.created_at);
+            *first = facts.created_at.min(*first);
+        }
+    }
+    let mut grouped: Vec<(Option<Timestamp>, Option<&str>, Changed<'_>)> = Vec::with_capacity(layer.len());
+    for changed in layer.entries() {
+        let facts = changed.2.facts();
+        let execution = facts.and_then(|facts| facts.execution.as_deref());
+        let first = execution.map_or_else(|| created_at(changed.2), |execution| Some(begun[execution]));
+        grouped.push((first, execution, changed));
+    }
+    grouped.sort_unstable_by_key(|(first, execution, _)| (*first, *execution));
+    let mut entries: Vec<Changed<'_>> = grouped.into_iter().map(|(_, _, changed)| changed).collect();
+    for slice in entries.chunks_mut(AT_ONCE) {
+        slice.sort_unstable_by_key(|(kind, key, entry)| (*kind, created_at(entry), Reverse(*key)));
+    }
+    entries
 }

@@ -235,9 +235,18 @@ fn check_format(path: &Path, db: &sled::Db) -> Result<(), StoreError> {
     match db.get(FORMAT_KEY).map_err(failed)? {
         Some(format) if *format == *FORMAT.as_bytes() => Ok(()),
         Some(format) => {
+            let format = String::from_utf8_lossy(&format);
+            let number = |text: &str| text.parse::<u32>().ok();
+            let is_earlier = number(&format).is_some_and(|written| Some(written) < number(FORMAT));
+            let way = if is_earlier {
+                "; let the release that wrote it export it (`docket-host store export`), and this one import \
+                 that into a new store (`docket-host store import`)"
+            } else {
+                ""
+            };
             let message = format!(
-                "the store `{shown}` has the format {}, and this release reads {FORMAT}",
-                String::from_utf8_lossy(&format).escape_debug()
+                "the store `{shown}` has the format {}, and this release reads {FORMAT}{way}",
+                format.escape_debug()
             );
             Err(StoreError::new(StoreErrorKind::Corrupt, message))
         }

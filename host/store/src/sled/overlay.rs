@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::StoreError;
-use crate::record::{Kind, Record, RecordKey};
+use crate::record::{Facts, Kind, Record, RecordKey};
 
-use super::content::{self, Glance, READINGS, State};
+use super::content::{self, Change, Glance, READINGS, State};
 use super::layout::damaged;
 
 /// What became of one record.
@@ -16,6 +16,13 @@ pub(super) struct Entry {
     pub(super) now: State,
     /// As it is below: in an older layer, or in the tree.
     pub(super) below: State,
+}
+
+impl Entry {
+    /// Returns what is known of the record, or was before it was removed; none of one that was never there.
+    pub(super) fn facts(&self) -> Option<&Facts> {
+        self.now.as_ref().or(self.below.as_ref()).map(|change| &change.record().facts)
+    }
 }
 
 /// Records that were written, by kind and key.
@@ -59,6 +66,9 @@ impl Layer {
     }
 }
 
+/// Records that stay on top when what is around them is merged.
+pub(super) type Carried = Vec<(Kind, RecordKey, Arc<Change>)>;
+
 /// All layers above the tree.
 #[derive(Default)]
 pub(super) struct Overlay(RwLock<Layers>);
@@ -94,12 +104,21 @@ impl Overlay {
         }
     }
 
-    /// Returns what is to be merged now, and collects anew. Nothing else must be merged just then.
-    pub(super) fn freeze(&self) -> Arc<Layer> {
+    /// Returns what is to be merged now, and collects anew. Nothing else must be merged just then. What
+    /// `stays` says yes to is not merged but stays on top, as it is, and is returned beside it.
+    pub(super) fn freeze(&self, mut stays: impl FnMut(&Entry) -> bool) -> (Arc<Layer>, Carried) {
         let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let layer = Arc::new(std::mem::take(&mut layers.fresh));
+        let mut layer = std::mem::take(&mut layers.fresh);
+        let mut carried = Carried::new();
+        for (kind, records) in Kind::ALL.into_iter().zip(&mut layer.0) {
+            for (key, entry) in records.extract_if(|_, entry| stays(entry)) {
+                carried.extend(entry.now.clone().map(|change| (kind, key.clone(), change)));
+                layers.fresh.put_entry(kind, key, entry);
+            }
+        }
+        let layer = Arc::new(layer);
         layers.merging = Some(Arc::clone(&layer));
-        layer
+        (layer, carried)
     }
 
     /// Notes that the tree has what was being merged.

@@ -33,6 +33,10 @@ const WAITING: usize = 1024;
 /// group of its own.
 const GROUP_BYTES: usize = 4 << 20;
 
+/// How many bytes of what somebody is at go into the next file at its beginning: so few that most of it
+/// is for what is new.
+const CARRIED_BYTES: usize = FILE_BYTES as usize / 4;
+
 /// How many bytes are written for each of a frame, about: it goes into the log and into the tree, where
 /// others are written anew beside it.
 const FOR_EACH: u64 = 4;
@@ -222,7 +226,7 @@ impl Writing {
             }
             let is_long = self.log.bytes >= FILE_BYTES;
             if is_long && (self.log.bytes >= FULL_BYTES || !self.is_merging()) {
-                self.merge(Then::Synced, Vec::new());
+                self.take_turns();
             }
         }
         if self.log.bytes > 0 {
@@ -348,12 +352,19 @@ impl Writing {
                 return Err(refusal);
             }
         }
+        self.append(frame)?;
+        self.common.overlay.publish(layer);
+        Ok(())
+    }
+
+    /// Writes a frame behind all others.
+    fn append(&mut self, frame: Frame) -> Result<(), StoreError> {
+        let bytes = frame.len();
         self.disk
             .write(&frame.numbered(self.log.next))
             .map_err(|error| self.common.break_down(format_args!("a write to the store failed: {error}")))?;
         self.log.next += 1;
         self.log.bytes += bytes;
-        self.common.overlay.publish(layer);
         Ok(())
     }
 
@@ -368,7 +379,8 @@ impl Writing {
     /// Has the tree brought up to the log, in another thread, as soon as it is done with the last time.
     fn merge(&mut self, then: Then, tell: Vec<Answer>) {
         self.wait_until_merged();
-        let layer = self.common.overlay.freeze();
+        let (layer, _) = self.common.overlay.freeze(|_| false);
+        let last = self.log.next - 1;
         // What the tree takes piece by piece must be in the log whatever happens; and the next file
         // must not survive where this one does not.
         if then == Then::Synced || !Merge::is_small(&layer) {
@@ -377,13 +389,47 @@ impl Writing {
         }
         self.log.merging_bytes = self.log.bytes;
         if then == Then::Synced {
-            self.log.bytes = 0;
-            if let Err(error) = self.disk.turn() {
-                self.common.break_down(format_args!("a write to the store failed: {error}"));
-            }
+            self.turn();
         }
+        self.send(Merge { layer, last, then, tell });
+    }
+
+    /// Lets the other file have its turn. What somebody is at goes there once more and not into the tree,
+    /// where it would be replaced soon.
+    fn take_turns(&mut self) {
+        self.wait_until_merged();
+        let mut room = CARRIED_BYTES;
+        let (layer, carried) = self.common.overlay.freeze(|entry| match (&entry.now, &entry.below) {
+            (Some(change), None) if change.record().facts.status == Status::Running => {
+                let left = change.whole_bytes().and_then(|bytes| room.checked_sub(bytes));
+                room = left.unwrap_or(room);
+                left.is_some()
+            }
+            _ => false,
+        });
         let last = self.log.next - 1;
-        match self.log.merges.send(Merge { layer, last, then, tell }) {
+        // Where one of these fails the store is broken, and the other thread says so.
+        let _ = self.common.sync(&*self.disk);
+        self.log.merging_bytes = self.log.bytes;
+        self.turn();
+        if !carried.is_empty() {
+            let mut frame = Frame::new();
+            carried.iter().for_each(|(kind, key, change)| frame.put(*kind, key, change));
+            // As safe as it was, before the file in which it was is used again.
+            let _ = self.append(frame).and_then(|()| self.common.sync(&*self.disk));
+        }
+        self.send(Merge { layer, last, then: Then::Synced, tell: Vec::new() });
+    }
+
+    fn turn(&mut self) {
+        self.log.bytes = 0;
+        if let Err(error) = self.disk.turn() {
+            self.common.break_down(format_args!("a write to the store failed: {error}"));
+        }
+    }
+
+    fn send(&mut self, merge: Merge) {
+        match self.log.merges.send(merge) {
             Ok(()) => self.log.is_merging = true,
             Err(mpsc::SendError(Merge { tell, .. })) => {
                 let error = self.common.break_down("the thread that merges has ended");
