@@ -10,7 +10,7 @@ use docket_graph::prost_reflect::prost_types::{
     FileDescriptorProto, FileDescriptorSet, MessageOptions, descriptor_proto::ExtensionRange,
 };
 use docket_graph::prost_reflect::{DynamicMessage, MapKey};
-use docket_graph::{Fault, Format, Graph, Plan, RawModule, RawPort, RawStep, render};
+use docket_graph::{Arity, Fault, Format, Graph, Plan, RawModule, RawPort, RawStep, render};
 
 use crate::support::{numbered, pool, port, raw_module, raw_step};
 
@@ -272,11 +272,7 @@ fn a_message_that_only_says_that_it_is_an_entry_is_a_message() {
 
 /// Steps over `t.Text`, each with the labels of what it takes and of what it gives.
 fn labelled(steps: impl Iterator<Item = (Vec<String>, String)>) -> RawModule {
-    let text = |label: String| RawPort {
-        message: "t.Text".into(),
-        label: Some(label),
-        arity: docket_graph::Arity::One,
-    };
+    let text = |label: String| RawPort { message: "t.Text".into(), label: Some(label), arity: Arity::One };
     let step = |(i, (inputs, output)): (usize, (Vec<String>, String))| RawStep {
         name: format!("S{i}"),
         version: None,
@@ -305,6 +301,13 @@ fn graphs_of_any_shape_are_inferred_drawn_and_planned() {
     {
         on_a_small_stack(case, move || use_up(&Graph::read([("m", &raw)]).unwrap()));
     }
+    // Lists in lists, and a step that takes one of each, again and again.
+    let mut deep = labelled((0..3_000).map(|i| (vec![format!("v{i}")], format!("v{}", i + 1))).chain([(
+        (0..300_000).map(|i| format!("v{}", if i % 2 == 0 { 3_000 } else { i % 3_000 })).collect(),
+        "out".to_owned(),
+    )]));
+    deep.steps[..3_000].iter_mut().for_each(|step| step.output.arity = Arity::Many);
+    on_a_small_stack("lists in lists", move || use_up(&Graph::read([("m", &deep)]).unwrap()));
     let ring = labelled((0..10_000).map(|i| (vec![format!("v{i}")], format!("v{}", (i + 1) % 10_000))));
     let faults = on_a_small_stack("ring", move || Graph::read([("m", &ring)]).unwrap_err().into_faults());
     assert!(matches!(&faults[..], [Fault::Cycle { .. }]), "{}", faults.len());
