@@ -9,6 +9,7 @@ use std::time::Duration;
 use prost_reflect::DescriptorPool;
 use serde::{Deserialize, Serialize};
 
+use crate::descriptors::{self, Refusal};
 use crate::fault::{Fault, Place, PolicyError, Position};
 use crate::policy::{Backoff, Growth, Jitter, Persistence, Policy, Reclassify, Retry, Scope};
 use crate::port::{Arity, Port, PortDecl, StepName, clip};
@@ -148,8 +149,12 @@ impl ModuleDecl {
         if raw.steps.is_empty() {
             faults.push(Fault::NoSteps { module: name.clone() });
         }
-        let descriptors = decode(&raw.descriptors).map_err(|reason| {
-            faults.push(Fault::BadDescriptors { module: name.clone(), reason: clip(&reason) });
+        let descriptors = descriptors::read(&raw.descriptors).map_err(|refusal| {
+            let module = name.clone();
+            faults.push(match refusal {
+                Refusal::Bad(reason) => Fault::BadDescriptors { module, reason: clip(&reason) },
+                Refusal::TooMuch(excess, most) => Fault::TooManyDescriptors { module, excess, most },
+            });
         });
         let mut steps = Vec::with_capacity(raw.steps.len());
         for (i, step) in raw.steps.iter().enumerate() {
@@ -161,14 +166,6 @@ impl ModuleDecl {
             DescriptorPool::new()
         });
         (Self { name, steps, descriptors }, faults)
-    }
-}
-
-/// The decoder indexes out of bounds while it words some of its own errors, and the bytes come from a guest.
-fn decode(descriptors: &[u8]) -> Result<DescriptorPool, String> {
-    match std::panic::catch_unwind(|| DescriptorPool::decode(descriptors)) {
-        Ok(decoded) => decoded.map_err(|error| error.to_string()),
-        Err(_) => Err("two of its files contradict each other".to_owned()),
     }
 }
 

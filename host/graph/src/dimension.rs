@@ -1,6 +1,8 @@
 //! Owns the rules of dimensions: what an input adds to where a step runs, and whether dimensions go together.
 //! Never knows what opens one.
 
+use std::collections::HashSet;
+
 use crate::port::Arity;
 
 /// What runs together: [`DimensionId::ROOT`] is what runs once, and each other dimension what runs once for each
@@ -93,8 +95,10 @@ impl Tree {
         partings: &mut Vec<Parting>,
     ) -> DimensionId {
         let (mut innermost, mut from) = (DimensionId::ROOT, 0);
+        // What encloses the innermost, or parts from it, does so for all that are yet further in.
+        let mut seen = HashSet::new();
         for (input, dimension) in contributed.enumerate() {
-            if dimension == innermost {
+            if dimension == innermost || !seen.insert(dimension) {
                 continue;
             }
             match self.part(innermost, dimension) {

@@ -43,6 +43,19 @@ pub enum Fault {
         /// What the decoder says.
         reason: String,
     },
+    /// The descriptors are too many, or too large once they are read.
+    #[error(
+        "module `{module}` has descriptors with more than {most} {excess}; leave out the files that its steps' messages \
+         do not need, and shorten names"
+    )]
+    TooManyDescriptors {
+        /// The module's name.
+        module: Arc<str>,
+        /// What there is too much of.
+        excess: Excess,
+        /// The limit.
+        most: usize,
+    },
     /// A step's name is none.
     #[error(
         "module `{module}` names its step number {number} `{name}`, which is not a step's name: {source}"
@@ -191,6 +204,32 @@ impl fmt::Display for PerElement {
         } else {
             write!(f, "`{port}` for each element of `{list}`, which {by} gives")
         }
+    }
+}
+
+/// What descriptors may have only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Excess {
+    /// Messages, fields, enums and their values, and all else that stands in files.
+    Definitions,
+    /// Bytes of names.
+    Names,
+    /// Looks at one definition for the sake of another.
+    Comparisons,
+    /// Files that are reached by imports.
+    Imports,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Definitions => "definitions",
+            Self::Names => "bytes of names, each counted with those it stands in and that of its file",
+            Self::Comparisons => {
+                "comparisons, of fields with the ranges of their message and with the values of enums"
+            }
+            Self::Imports => "imports, public ones counted for each file that reaches them",
+        })
     }
 }
 

@@ -80,6 +80,7 @@ pub struct Graph {
 struct Node {
     port: Port,
     producer: Option<StepId>,
+    arity: Arity,
     message: MessageDescriptor,
 }
 
@@ -195,12 +196,7 @@ impl Graph {
     /// Returns how much flows through a port: what its producer gives, or for a leaf many only if every consumer
     /// takes many.
     pub fn arity(&self, port: PortId) -> Arity {
-        if let Some(producer) = self.producer(port) {
-            return self.step(producer).output.1;
-        }
-        let inputs = self.consumers(port).iter().flat_map(|step| &self.step(*step).inputs);
-        let takes_one = inputs.into_iter().any(|input| *input == (port, Arity::One));
-        if takes_one { Arity::One } else { Arity::Many }
+        self.ports[port.index()].arity
     }
 
     /// Returns the port for each element of whose list a step runs, the innermost where lists are nested; none for a step
@@ -404,6 +400,11 @@ impl Draft {
     /// Builds the graph of a draft without a fault.
     fn finish(self, messages: Vec<Option<MessageDescriptor>>, per_element_of: Vec<Option<PortId>>) -> Graph {
         let Self { modules, pools: _, steps, ports, producers, consumers } = self;
+        let mut leaf_arity = vec![Arity::Many; ports.len()];
+        let inputs = steps.iter().flat_map(|step| &step.inputs);
+        inputs
+            .filter(|input| input.1 == Arity::One)
+            .for_each(|input| leaf_arity[input.0.index()] = Arity::One);
         let ports: Vec<Node> = ports
             .into_iter()
             .zip(messages)
@@ -411,7 +412,8 @@ impl Draft {
             .map(|(i, (port, message))| {
                 let message = message.expect("a message that is missing is a fault, and there is none");
                 let producer = producers.of_source(i).first().copied();
-                Node { port, producer, message }
+                let arity = producer.map_or(leaf_arity[i], |step| steps[step.index()].output.1);
+                Node { port, producer, arity, message }
             })
             .collect();
         let mut shared = Schemas::default();

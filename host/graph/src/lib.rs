@@ -12,13 +12,14 @@
 mod port;
 mod policy;
 mod fault;
-mod declaration;
 mod schema;
 mod wire;
 mod map_key;
 mod walk;
 mod canonical;
 mod compatible;
+mod descriptors;
+mod declaration;
 mod dimension;
 mod edges;
 mod cycle;
@@ -32,7 +33,7 @@ pub use declaration::{
     ModuleDecl, RawBackoff, RawModule, RawPersistence, RawPolicy, RawPort, RawRetry, RawStep, StepDecl,
 };
 pub use dimension::{DimensionId, Take};
-pub use fault::{Fault, GraphErrors, PerElement, Place, PolicyError, Position};
+pub use fault::{Excess, Fault, GraphErrors, PerElement, Place, PolicyError, Position};
 pub use graph::{Graph, PortId, Step, StepId};
 pub use plan::{
     DefaultError, Dimension, Gathered, Input, NodeId, Opener, Plan, PlanErrors, PlanFault, Repeated, Source,

@@ -26,7 +26,7 @@ impl Schema {
         match walk.message(0, Span { at: 0, end: bytes.len() }, None, 0) {
             Ok(_) => Ok(walk.holds.get()),
             Err(Stop) => {
-                let ((offset, reason), (table, field)) = (walk.fault.get(), walk.place.get());
+                let ((offset, reason), (table, field)) = (walk.fault(), walk.place.get());
                 Err(WireFault { offset, message: self.tables()[table as usize].name.clone(), field, reason })
             }
         }
@@ -111,8 +111,13 @@ impl<'a, L: Look> Walk<'a, L> {
         }
     }
 
+    /// Returns where and why it stopped.
+    pub(crate) fn fault(&self) -> (usize, WireReason) {
+        self.fault.get()
+    }
+
     #[cold]
-    fn stop(&self, offset: usize, reason: WireReason) -> Stop {
+    pub(crate) fn stop(&self, offset: usize, reason: WireReason) -> Stop {
         self.fault.set((offset, reason));
         Stop
     }
@@ -510,7 +515,8 @@ impl<'a, L: Look> Walk<'a, L> {
         self.tables[table as usize].field(1).expect("an entry has a key")
     }
 
-    /// Reads one field without its meaning. Only of bytes that a walk has found good: nothing counts the depth here.
+    /// Reads one field without its meaning. Nothing counts here how deep messages are nested: the caller does, where no
+    /// walk has found the bytes good.
     pub(crate) fn record(&self, span: &mut Span) -> Result<Record, Stop> {
         let at = span.at;
         let (number, wire) = self.tag(span)?;

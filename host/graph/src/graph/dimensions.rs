@@ -10,12 +10,12 @@ impl Draft {
     /// Returns the port for each element of which each step runs, unless all run once. Steps on a cycle, and what follows
     /// from them, have no dimension and no further fault.
     pub(super) fn find_dimensions(&self, faults: &mut Vec<Fault>) -> Vec<Option<PortId>> {
-        let scatters = |step: &Step| {
-            let takes_one = (step.output.0, Arity::One);
-            let consumers = self.consumers.of_source(step.output.0.index());
-            step.output.1 == Arity::Many
-                && consumers.iter().any(|step| self.steps[step.index()].inputs.contains(&takes_one))
-        };
+        let mut taken_one_by_one = vec![false; self.ports.len()];
+        let inputs = self.steps.iter().flat_map(|step| &step.inputs);
+        inputs
+            .filter(|(_, takes)| *takes == Arity::One)
+            .for_each(|(port, _)| taken_one_by_one[port.index()] = true);
+        let scatters = |step: &Step| step.output.1 == Arity::Many && taken_one_by_one[step.output.0.index()];
         if !self.steps.iter().any(scatters) {
             return Vec::new();
         }

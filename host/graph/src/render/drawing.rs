@@ -1,6 +1,6 @@
 //! What every drawing shows: steps, leaves and final outputs as nodes, and what flows between them as edges.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::graph::{Graph, PortId};
 use crate::nearest::short;
@@ -52,10 +52,8 @@ impl Drawing {
         }
         let mut edges = Vec::new();
         for (id, step) in graph.steps() {
-            for (position, (port, arity)) in step.inputs.iter().enumerate() {
-                if step.inputs[..position].contains(&(*port, *arity)) {
-                    continue;
-                }
+            let mut seen = HashSet::new();
+            for (port, arity) in step.inputs.iter().filter(|input| seen.insert(**input)) {
                 let (from, label) = match graph.producer(*port) {
                     Some(producer) => (producer.index(), names.of_port(*port)),
                     None => (leaves[port], String::new()),

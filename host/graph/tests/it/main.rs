@@ -16,6 +16,7 @@ mod drawings;
 mod elements;
 mod frames;
 mod giants;
+mod hostile;
 mod layering;
 mod modules;
 mod plans;
