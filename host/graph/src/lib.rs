@@ -18,6 +18,7 @@ mod wire;
 mod map_key;
 mod walk;
 mod canonical;
+mod failed;
 mod compatible;
 mod dimension;
 mod edges;
@@ -32,7 +33,8 @@ pub use declaration::{
     ModuleDecl, RawBackoff, RawModule, RawPersistence, RawPolicy, RawPort, RawRetry, RawStep, StepDecl,
 };
 pub use dimension::{DimensionId, Take};
-pub use fault::{Fault, GraphErrors, PerElement, Place, PolicyError, Position};
+pub use failed::{FAILED, failed_message};
+pub use fault::{FailedMisuse, Fault, GraphErrors, PerElement, Place, PolicyError, Position};
 pub use graph::{Graph, PortId, Step, StepId};
 pub use plan::{
     DefaultError, Dimension, Gathered, Input, NodeId, Opener, Plan, PlanErrors, PlanFault, Repeated, Source,
