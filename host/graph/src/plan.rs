@@ -41,6 +41,8 @@ pub enum Source {
     Given(usize),
     /// What a node gives.
     Node(NodeId),
+    /// The host: how many elements have failed of those that the node gathers. See [`Plan::gathers_from`].
+    Failed,
 }
 
 impl Default for Source {
@@ -136,8 +138,9 @@ impl Plan {
     fn with(graph: &Graph, target: &Port, given: &[Port], items: Option<usize>) -> Result<Self, PlanErrors> {
         let mut faults = Vec::new();
         let inputs = find_given(graph, given, &mut faults);
-        let Some(target_id) = graph.find_port(target) else {
-            let nearest = nearest(target, graph.ports().map(|(_, port)| port)).cloned();
+        let target_id = graph.find_port(target);
+        let Some(target_id) = target_id.filter(|port| !graph.is_from_host(*port)) else {
+            let nearest = nearest(target, graph.nameable()).cloned();
             faults.push(PlanFault::UnknownTarget { port: target.clone(), nearest });
             return Err(PlanErrors::of(faults));
         };
@@ -196,6 +199,25 @@ impl Plan {
     /// Returns each input of a node, in the order of the step's declaration.
     pub fn inputs(&self, node: NodeId) -> &[Input] {
         self.inputs.of_source(node.index())
+    }
+
+    /// Returns the dimensions whose elements a node gathers, each with the last stage after which it does: [`Source::Failed`]
+    /// is how many elements of them had failed by then. Only items fail alone, so of all these numbers at most one is not 0.
+    pub fn gathers_from(&self, node: NodeId) -> Vec<(DimensionId, u32)> {
+        let gathered = self.inputs(node).iter().filter(|input| input.take == Take::Gathered);
+        let mut from: Vec<(DimensionId, u32)> = Vec::new();
+        for (dimension, stage) in gathered.filter_map(|input| match input.source {
+            Source::Node(source) => Some((self.dimension_of(source), self.stage(source))),
+            // Items of which nothing runs for each have no dimension.
+            Source::Given(_) => self.items().map(|items| (items, 0)),
+            Source::Failed => None,
+        }) {
+            match from.iter_mut().find(|(known, _)| *known == dimension) {
+                Some((_, last)) => *last = stage.max(*last),
+                None => from.push((dimension, stage)),
+            }
+        }
+        from
     }
 
     /// Returns the longest way from the inputs to a node, in steps before it: 0 for one that can start at once.

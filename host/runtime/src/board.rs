@@ -213,6 +213,11 @@ impl Board {
         self.items.as_ref()?.broken()
     }
 
+    /// Returns how many items of a batch are no messages.
+    fn unread(&self) -> u64 {
+        self.items.as_ref().map_or(0, Items::unread)
+    }
+
     /// Calls whoever reads the batch, where that is worth it.
     fn call_reader(&mut self, now: Instant) -> bool {
         let idle = self.ready.is_empty();
@@ -392,8 +397,10 @@ impl Run {
                 },
                 Action::Passed { element, stage } => board.frames.gather(self.plan(), element, stage),
                 Action::Ended { element, how } => self.element_ended(board, element, how),
-                Action::Closed { frame, dimension, stage, .. } => {
-                    board.frames.close(self.plan(), frame, dimension, stage);
+                Action::Closed { frame, dimension, stage, elements: _, failed } => {
+                    let is_of_items = Some(dimension) == self.plan().items();
+                    let unread = if is_of_items { board.unread() } else { 0 };
+                    board.frames.close(self.plan(), frame, (dimension, stage), failed + unread);
                 }
                 Action::Finish(conclusion) => self.finish(board, conclusion),
             }

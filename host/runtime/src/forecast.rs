@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, DimensionId, Input, NodeId, Scope, Source, StepName};
+use docket_graph::{Arity, DimensionId, Input, NodeId, Scope, Source, StepName, failed_message};
 use docket_store::{Filter, Journal, Kind, Left, Look, Query, Record, Status, Store, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,8 @@ fn inputs(
     let value = |(input, (_, arity)): (&Input, &(_, Arity))| match &input.source {
         Source::Given(index) => Ok((Arc::clone(&accepted.given[*index]), *arity)),
         Source::Node(node) => values[node.index()].clone().map(|value| (value, *arity)).ok_or(*node),
+        // Only items fail alone, and there are none.
+        Source::Failed => Ok((Arc::new(Value::one(failed_message(0))), *arity)),
     };
     sources.map(value).collect()
 }

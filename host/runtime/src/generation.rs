@@ -36,7 +36,7 @@ pub(crate) struct Prepared {
     /// from another dimension may do so more than once, and is never done with it.
     pub(crate) uses: Box<[u32]>,
     /// By node: whether what it takes follows from what came together of a batch's items, and so neither from what was given
-    /// nor from its own item. None where there are no items.
+    /// nor from its own item, or from how many of them failed. None where there are no items and no such count.
     pub(crate) by_inputs: Box<[bool]>,
     /// The positions of the given inputs, in the order of their ports.
     pub(crate) by_port: Box<[usize]>,
@@ -64,15 +64,20 @@ impl Prepared {
 
 /// Returns what [`Prepared::by_inputs`] says.
 fn by_inputs(plan: &Plan) -> Box<[bool]> {
-    let Some(items) = plan.items() else { return Box::default() };
+    let counts = |(node, _)| plan.inputs(node).iter().any(|input| input.source == Source::Failed);
+    if plan.items().is_none() && !plan.nodes().any(counts) {
+        return Box::default();
+    }
     let mut by_inputs = vec![false; plan.len()];
     // Producers come before consumers.
     for (node, _) in plan.nodes() {
         by_inputs[node.index()] = plan.inputs(node).iter().any(|input| match (input.source, input.take) {
             (Source::Given(_), take) => take == Take::Gathered,
             (Source::Node(source), take) => {
-                by_inputs[source.index()] || (take == Take::Gathered && plan.dimension_of(source) == items)
+                let gathers_items = || Some(plan.dimension_of(source)) == plan.items();
+                by_inputs[source.index()] || (take == Take::Gathered && gathers_items())
             }
+            (Source::Failed, _) => true,
         });
     }
     by_inputs.into()

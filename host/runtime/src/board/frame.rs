@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take};
+use docket_graph::{
+    Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take, failed_message,
+};
 
 use super::Node;
 use crate::key::RunKey;
@@ -31,6 +33,8 @@ pub(super) struct Frame {
     pub(super) nodes: Vec<Node>,
     /// What was gathered of elements within.
     gathered: Vec<(Source, Gathered)>,
+    /// How many elements within had failed when a stage of theirs was closed, where any had.
+    failed: Vec<((DimensionId, u32), u64)>,
     /// The results of elements within, where they are passed on, by their index.
     results: Vec<Vec<Payload>>,
 }
@@ -129,21 +133,14 @@ impl Frames {
         if frame.dimension != plan.target_dimension() {
             return Arc::new(Value::Many(self.results_of(plan, item)));
         }
-        let value = match plan.target_source() {
-            Source::Given(_) => frame.element.as_ref(),
-            Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
-        };
+        let value = frame.made(plan, plan.target_source());
         Arc::clone(value.expect("an item that is done has its result"))
     }
 
     /// Puts what is gathered of an element after a stage into the frame around it.
     pub(super) fn gather(&mut self, plan: &Plan, element: Element, stage: u32) {
         for gathered in plan.gathered(element.dimension).iter().filter(|gathered| gathered.stage == stage) {
-            let frame = self.frame(element.frame);
-            let value = match gathered.source {
-                Source::Given(_) => frame.element.as_ref(),
-                Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
-            };
+            let value = self.frame(element.frame).made(plan, gathered.source);
             let payload =
                 value.expect("what has passed a stage has the values of it").payloads().first().cloned();
             let around = self.get_mut(element.parent).expect("a frame ends after all that is within it");
@@ -154,9 +151,18 @@ impl Frames {
         }
     }
 
-    /// Makes a list of what was gathered of all elements after a stage.
-    pub(super) fn close(&mut self, plan: &Plan, frame: FrameId, dimension: DimensionId, stage: u32) {
+    /// Makes a list of what was gathered of all elements after a stage, and notes how many of them had failed.
+    pub(super) fn close(
+        &mut self,
+        plan: &Plan,
+        frame: FrameId,
+        (dimension, stage): (DimensionId, u32),
+        failed: u64,
+    ) {
         let around = self.get_mut(frame).expect("a frame ends after all that is within it");
+        if failed > 0 {
+            around.failed.push(((dimension, stage), failed));
+        }
         for gathered in plan.gathered(dimension).iter().filter(|gathered| gathered.stage == stage) {
             let gathered = around.gathered_of(gathered.source);
             if let Gathered::Open(list) = gathered {
@@ -183,12 +189,8 @@ impl Frames {
         if frame.dimension != plan.target_dimension() {
             return std::mem::take(&mut frame.results).into_iter().flatten().collect();
         }
-        match plan.target_source() {
-            Source::Given(_) => frame.element.as_ref(),
-            Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
-        }
-        .map(|value| value.payloads().to_vec())
-        .unwrap_or_default()
+        let value = frame.made(plan, plan.target_source());
+        value.map(|value| value.payloads().to_vec()).unwrap_or_default()
     }
 
     /// Returns the result of a run that is done.
@@ -196,25 +198,27 @@ impl Frames {
         if plan.target_dimension() != DimensionId::ROOT {
             return Arc::new(Value::Many(self.results_of(plan, FrameId::ROOT)));
         }
-        match plan.target_source() {
-            Source::Given(index) => Arc::clone(&given[index]),
-            Source::Node(node) => {
-                let value = self.frame(FrameId::ROOT).nodes[plan.position(node)].value.as_ref();
-                Arc::clone(value.expect("a run that is done has its result"))
-            }
-        }
+        let value = match plan.target_source() {
+            Source::Given(index) => Some(&given[index]),
+            source => self.frame(FrameId::ROOT).made(plan, source),
+        };
+        Arc::clone(value.expect("a run that is done has its result"))
     }
 
-    /// Returns the values for a job's inputs, each in the arity that its step takes.
+    /// Returns the values for a job's inputs, each in the arity that its step takes. `unread` is how many items of a
+    /// batch are no messages.
     pub(super) fn inputs(
         &self,
         plan: &Plan,
         job: Job,
         arities: impl Iterator<Item = Arity>,
-        given: &[Arc<Value>],
+        (given, unread): (&[Arc<Value>], u64),
     ) -> Vec<(Arc<Value>, Arity)> {
         let own = self.frame(job.frame);
         let value = |input: &Input| {
+            if input.source == Source::Failed {
+                return Some(Arc::new(Value::one(failed_message(self.failed(plan, job, unread)))));
+            }
             let frame = self.around(own, input.dimension);
             match (input.take, input.source) {
                 (Take::Element, _) => frame.element.as_ref(),
@@ -222,11 +226,28 @@ impl Frames {
                 (Take::Gathered, Source::Given(index)) if plan.items().is_none() => given.get(index),
                 (Take::Gathered, source) => frame.list_of(source),
                 (Take::Whole, Source::Given(index)) => given.get(index),
-                (Take::Whole, Source::Node(node)) => frame.nodes[plan.position(node)].value.as_ref(),
+                (Take::Whole, source) => frame.made(plan, source),
             }
+            .cloned()
         };
-        let value = |input| Arc::clone(value(input).expect("a node starts after what it needs"));
+        let value = |input| value(input).expect("a node starts after what it needs");
         plan.inputs(job.node).iter().map(value).zip(arities).collect()
+    }
+
+    /// Returns how many elements had failed of those that a job gathers, when they were gathered.
+    fn failed(&self, plan: &Plan, job: Job, unread: u64) -> u64 {
+        // Items of which nothing runs for each come as a list, from which those that are no messages were left out.
+        let takes_items =
+            |input: &Input| input.take == Take::Gathered && matches!(input.source, Source::Given(_));
+        if plan.items().is_none() && plan.inputs(job.node).iter().any(takes_items) {
+            return unread;
+        }
+        let own = self.frame(job.frame);
+        let failed = |from: (DimensionId, u32)| {
+            let around = self.around(own, plan.dimension(from.0).parent);
+            around.failed.iter().find(|(known, _)| *known == from).map_or(0, |(_, failed)| *failed)
+        };
+        plan.gathers_from(job.node).into_iter().map(failed).sum()
     }
 
     /// Returns the frame itself or the one around it that is of this dimension.
@@ -260,8 +281,17 @@ impl Frame {
     fn new(plan: &Plan, id: FrameId, dimension: DimensionId, key: RunKey, uses: &[u32]) -> Self {
         let node = |node: &NodeId| Node { uses: uses[node.index()], ..Node::default() };
         let nodes = plan.nodes_in(dimension).iter().map(node).collect();
-        let (gathered, results) = (Vec::new(), Vec::new());
-        Self { id, dimension, place: None, element: None, key, nodes, gathered, results }
+        let (gathered, failed, results) = (Vec::new(), Vec::new(), Vec::new());
+        Self { id, dimension, place: None, element: None, key, nodes, gathered, failed, results }
+    }
+
+    /// Returns what was made in this frame: what a node has given, or its element.
+    fn made(&self, plan: &Plan, source: Source) -> Option<&Arc<Value>> {
+        match source {
+            Source::Given(_) => self.element.as_ref(),
+            Source::Node(node) => self.nodes[plan.position(node)].value.as_ref(),
+            Source::Failed => None,
+        }
     }
 
     pub(super) fn id(&self) -> FrameId {

@@ -142,7 +142,7 @@ impl Run {
     fn inputs(&self, board: &Board, job: Job) -> Inputs {
         let step = self.home.generation.graph().step(self.plan().step(job.node));
         let arities = step.inputs.iter().map(|(_, arity)| *arity);
-        board.frames.inputs(self.plan(), job, arities, &self.given)
+        board.frames.inputs(self.plan(), job, arities, (&self.given, board.unread()))
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
