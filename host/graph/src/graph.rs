@@ -31,6 +31,7 @@ pub struct PortId(u32);
 
 impl StepId {
     /// Returns the position in [`Graph::steps`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -38,6 +39,7 @@ impl StepId {
 
 impl PortId {
     /// Returns the position in [`Graph::ports`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -148,6 +150,7 @@ impl Graph {
     }
 
     /// Returns a step.
+    #[inline]
     pub fn step(&self, step: StepId) -> &Step {
         &self.steps[step.index()]
     }
@@ -163,6 +166,7 @@ impl Graph {
     }
 
     /// Returns a port.
+    #[inline]
     pub fn port(&self, port: PortId) -> &Port {
         &self.ports[port.index()].port
     }
@@ -178,6 +182,7 @@ impl Graph {
     }
 
     /// Returns the steps that take a port, each once, by name.
+    #[inline]
     pub fn consumers(&self, port: PortId) -> &[StepId] {
         self.consumers.of_source(port.index())
     }
@@ -218,6 +223,7 @@ impl Graph {
     }
 
     /// Returns the tables to check the bytes of a port by.
+    #[inline]
     pub fn schema(&self, port: PortId) -> &Schema {
         self.schemas[port.index()].get_or_init(|| Schema::of(self.message(port)))
     }
