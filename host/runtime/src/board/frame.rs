@@ -6,6 +6,7 @@ use std::sync::Arc;
 use docket_graph::{Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take};
 
 use super::Node;
+use crate::generation::Prepared;
 use crate::key::RunKey;
 use crate::value::{Payload, Value};
 
@@ -25,8 +26,9 @@ pub(super) struct Frame {
     place: Option<(FrameId, u64)>,
     /// The element itself; none for what runs once.
     element: Option<Arc<Value>>,
-    /// What the keys of its work begin with, where its results are not kept.
-    pub(super) key: RunKey,
+    /// What the keys of its work begin with, where its results are not kept; none for what runs once, which begins as the run
+    /// does.
+    pub(super) key: Option<Arc<RunKey>>,
     /// In the order of the plan.
     pub(super) nodes: Vec<Node>,
     /// What was gathered of elements within.
@@ -43,14 +45,16 @@ enum Gathered {
 
 impl Frames {
     /// Returns the frame of what runs once, alone.
-    pub(super) fn new(plan: &Plan, key: RunKey, uses: &[u32]) -> Self {
-        let mut carries = vec![false; plan.dimensions().len()].into_boxed_slice();
+    pub(super) fn new(plan: &Plan, uses: &[u32]) -> Self {
+        // Only elements look here, and where the root is all there are none.
+        let dimensions = Some(plan.dimensions().len()).filter(|dimensions| *dimensions > 1);
+        let mut carries = vec![false; dimensions.unwrap_or(0)].into_boxed_slice();
         let (mut dimension, result) = (plan.target_dimension(), plan.result_dimension());
         while dimension != result {
             carries[dimension.index()] = true;
             dimension = plan.dimension(dimension).parent;
         }
-        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, key, uses);
+        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, uses);
         Self { slots: vec![Some(root)], carries }
     }
 
@@ -81,9 +85,9 @@ impl Frames {
     /// its position among all.
     pub(super) fn open(
         &mut self,
-        plan: &Plan,
+        Prepared { plan, uses, .. }: &Prepared,
+        once: &RunKey,
         element: Element,
-        uses: &[u32],
         item: impl FnOnce() -> (Payload, u64),
     ) {
         let Element { frame, parent, dimension, index } = element;
@@ -99,8 +103,9 @@ impl Frames {
                 (list.payloads()[at].clone(), index)
             }
         };
-        let key = around.key.of_element(&payload);
-        let mut opened = Frame::new(plan, frame, dimension, key, uses);
+        let key = around.key.as_deref().unwrap_or(once).of_element(&payload);
+        let mut opened = Frame::new(plan, frame, dimension, uses);
+        opened.key = Some(Arc::new(key));
         opened.place = Some((parent, place));
         opened.element = Some(Arc::new(Value::One(payload)));
         if self.slots.len() <= frame.slot() {
@@ -191,7 +196,7 @@ impl Frames {
         .unwrap_or_default()
     }
 
-    /// Returns the result of a run that is done.
+    /// Takes the result of a run that is done.
     pub(super) fn result(&mut self, plan: &Plan, given: &[Arc<Value>]) -> Arc<Value> {
         if plan.target_dimension() != DimensionId::ROOT {
             return Arc::new(Value::Many(self.results_of(plan, FrameId::ROOT)));
@@ -199,8 +204,8 @@ impl Frames {
         match plan.target_source() {
             Source::Given(index) => Arc::clone(&given[index]),
             Source::Node(node) => {
-                let value = self.frame(FrameId::ROOT).nodes[plan.position(node)].value.as_ref();
-                Arc::clone(value.expect("a run that is done has its result"))
+                let root = self.get_mut(FrameId::ROOT).expect("what runs once is there to the end");
+                root.nodes[plan.position(node)].value.take().expect("a run that is done has its result")
             }
         }
     }
@@ -257,11 +262,11 @@ impl Frames {
 }
 
 impl Frame {
-    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, key: RunKey, uses: &[u32]) -> Self {
+    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, uses: &[u32]) -> Self {
         let node = |node: &NodeId| Node { uses: uses[node.index()], ..Node::default() };
         let nodes = plan.nodes_in(dimension).iter().map(node).collect();
         let (gathered, results) = (Vec::new(), Vec::new());
-        Self { id, dimension, place: None, element: None, key, nodes, gathered, results }
+        Self { id, dimension, place: None, element: None, key: None, nodes, gathered, results }
     }
 
     pub(super) fn id(&self) -> FrameId {
