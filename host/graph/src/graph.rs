@@ -33,6 +33,7 @@ pub struct PortId(u32);
 
 impl StepId {
     /// Returns the position in [`Graph::steps`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -40,6 +41,7 @@ impl StepId {
 
 impl PortId {
     /// Returns the position in [`Graph::ports`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -154,6 +156,7 @@ impl Graph {
     }
 
     /// Returns a step.
+    #[inline]
     pub fn step(&self, step: StepId) -> &Step {
         &self.steps[step.index()]
     }
@@ -169,6 +172,7 @@ impl Graph {
     }
 
     /// Returns a port.
+    #[inline]
     pub fn port(&self, port: PortId) -> &Port {
         &self.ports[port.index()].port
     }
@@ -195,6 +199,7 @@ impl Graph {
     }
 
     /// Returns the steps that take a port, each once, by name.
+    #[inline]
     pub fn consumers(&self, port: PortId) -> &[StepId] {
         self.consumers.of_source(port.index())
     }
@@ -230,6 +235,7 @@ impl Graph {
     }
 
     /// Returns the tables to check the bytes of a port by.
+    #[inline]
     pub fn schema(&self, port: PortId) -> &Schema {
         self.schemas[port.index()].get_or_init(|| Schema::of(self.message(port)))
     }

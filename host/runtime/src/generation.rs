@@ -38,28 +38,24 @@ pub(crate) struct Prepared {
     /// By node: whether what it takes follows from what came together of a batch's items, and so neither from what was given
     /// nor from its own item, or from how many of them failed. None where there are no items and no such count.
     pub(crate) by_inputs: Box<[bool]>,
+    /// The ports of the given inputs.
+    pub(crate) given: Box<[PortId]>,
     /// The positions of the given inputs, in the order of their ports.
     pub(crate) by_port: Box<[usize]>,
     /// A hash of those ports.
     pub(crate) ports: [u8; 32],
 }
 
-impl Prepared {
-    fn new(plan: Plan, given: &[Port], retries: Arc<[Retry]>, keeps: bool, reuses: bool) -> Self {
-        let mut uses = vec![0; plan.len()].into_boxed_slice();
-        let inputs = plan.nodes().flat_map(|(node, _)| plan.inputs(node).iter().map(|input| input.source));
-        for source in inputs.chain([plan.target_source()]) {
-            if let Source::Node(node) = source {
-                uses[node.index()] += 1;
-            }
+/// Returns what [`Prepared::uses`] says.
+fn uses(plan: &Plan) -> Box<[u32]> {
+    let mut uses = vec![0; plan.len()].into_boxed_slice();
+    let inputs = plan.nodes().flat_map(|(node, _)| plan.inputs(node).iter().map(|input| input.source));
+    for source in inputs.chain([plan.target_source()]) {
+        if let Source::Node(node) = source {
+            uses[node.index()] += 1;
         }
-        let mut by_port: Box<[usize]> = (0..given.len()).collect();
-        by_port.sort_by_key(|position| &given[*position]);
-        let mut hash = Sha256::new();
-        by_port.iter().for_each(|position| frame(&mut hash, given[*position].to_string().as_bytes()));
-        let by_inputs = by_inputs(&plan);
-        Self { plan, retries, keeps, reuses, uses, by_inputs, by_port, ports: hash.finalize().into() }
     }
+    uses
 }
 
 /// Returns what [`Prepared::by_inputs`] says.
@@ -87,6 +83,9 @@ fn by_inputs(plan: &Plan) -> Box<[bool]> {
 /// ways, and a caller who asks in many cannot make the host hold more than this.
 const KNOWN_PLANS: usize = 256;
 
+/// Hashed quickly, with a seed of each process: a request is looked up by its ports, which may be anybody's.
+type Plans = HashMap<Vec<Port>, Arc<Prepared>, foldhash::fast::RandomState>;
+
 /// A set of modules and the graph inferred from them.
 pub struct Generation {
     graph: Graph,
@@ -97,7 +96,7 @@ pub struct Generation {
     retries: Vec<Retry>,
     /// Plans by target and given ports, the target last: services ask for the same few again and
     /// again.
-    plans: Mutex<HashMap<Vec<Port>, Arc<Prepared>>>,
+    plans: Mutex<Plans>,
     /// Kept alive for as long as a step may run.
     _engines: Vec<Arc<Engine>>,
 }
@@ -228,10 +227,25 @@ impl Generation {
             self.code(step).instance == Instance::Reuse && plan.dimension_of(node) != DimensionId::ROOT
         };
         let reuses = plan.nodes().any(reuses);
-        Prepared::new(plan, given, retries, keeps, reuses)
+        let mut by_port: Box<[usize]> = (0..given.len()).collect();
+        by_port.sort_by_key(|position| &given[*position]);
+        let mut ports = Sha256::new();
+        by_port.iter().for_each(|position| frame(&mut ports, given[*position].to_string().as_bytes()));
+        let id = |port| self.graph.find_port(port).expect("a plan takes what its graph knows");
+        Prepared {
+            retries,
+            keeps,
+            reuses,
+            uses: uses(&plan),
+            by_inputs: by_inputs(&plan),
+            given: given.iter().map(id).collect(),
+            by_port,
+            ports: ports.finalize().into(),
+            plan,
+        }
     }
 
-    fn plans(&self) -> MutexGuard<'_, HashMap<Vec<Port>, Arc<Prepared>>> {
+    fn plans(&self) -> MutexGuard<'_, Plans> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

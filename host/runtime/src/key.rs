@@ -246,8 +246,13 @@ impl RunKey {
         frame(&mut hash, execution.as_str().as_bytes());
         hash.update(prepared.ports);
         for value in given {
-            hash.update([u8::from(value.arity() == Arity::Many)]);
-            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+            // The arity, and the number of messages behind its length: together, because each update costs.
+            let count = (value.payloads().len() as u64).to_le_bytes();
+            let mut head = [0; 17];
+            head[0] = u8::from(value.arity() == Arity::Many);
+            head[1..9].copy_from_slice(&(count.len() as u64).to_le_bytes());
+            head[9..].copy_from_slice(&count);
+            hash.update(head);
             // Where results are kept the digests are needed anyway, and nothing is hashed twice.
             value.payloads().iter().for_each(|payload| match prepared.keeps {
                 true => frame(&mut hash, payload.digest()),

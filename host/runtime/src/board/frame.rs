@@ -8,6 +8,7 @@ use docket_graph::{
 };
 
 use super::Node;
+use crate::generation::Prepared;
 use crate::key::RunKey;
 use crate::value::{Payload, Value};
 
@@ -27,8 +28,9 @@ pub(super) struct Frame {
     place: Option<(FrameId, u64)>,
     /// The element itself; none for what runs once.
     element: Option<Arc<Value>>,
-    /// What the keys of its work begin with, where its results are not kept.
-    pub(super) key: RunKey,
+    /// What the keys of its work begin with, where its results are not kept; none for what runs once, which begins as the run
+    /// does.
+    pub(super) key: Option<Arc<RunKey>>,
     /// In the order of the plan.
     pub(super) nodes: Vec<Node>,
     /// What was gathered of elements within.
@@ -47,14 +49,16 @@ enum Gathered {
 
 impl Frames {
     /// Returns the frame of what runs once, alone.
-    pub(super) fn new(plan: &Plan, key: RunKey, uses: &[u32]) -> Self {
-        let mut carries = vec![false; plan.dimensions().len()].into_boxed_slice();
+    pub(super) fn new(plan: &Plan, uses: &[u32]) -> Self {
+        // Only elements look here, and where the root is all there are none.
+        let dimensions = Some(plan.dimensions().len()).filter(|dimensions| *dimensions > 1);
+        let mut carries = vec![false; dimensions.unwrap_or(0)].into_boxed_slice();
         let (mut dimension, result) = (plan.target_dimension(), plan.result_dimension());
         while dimension != result {
             carries[dimension.index()] = true;
             dimension = plan.dimension(dimension).parent;
         }
-        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, key, uses);
+        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, uses);
         Self { slots: vec![Some(root)], carries }
     }
 
@@ -85,9 +89,9 @@ impl Frames {
     /// its position among all.
     pub(super) fn open(
         &mut self,
-        plan: &Plan,
+        Prepared { plan, uses, .. }: &Prepared,
+        once: &RunKey,
         element: Element,
-        uses: &[u32],
         item: impl FnOnce() -> (Payload, u64),
     ) {
         let Element { frame, parent, dimension, index } = element;
@@ -103,8 +107,9 @@ impl Frames {
                 (list.payloads()[at].clone(), index)
             }
         };
-        let key = around.key.of_element(&payload);
-        let mut opened = Frame::new(plan, frame, dimension, key, uses);
+        let key = around.key.as_deref().unwrap_or(once).of_element(&payload);
+        let mut opened = Frame::new(plan, frame, dimension, uses);
+        opened.key = Some(Arc::new(key));
         opened.place = Some((parent, place));
         opened.element = Some(Arc::new(Value::One(payload)));
         if self.slots.len() <= frame.slot() {
@@ -193,16 +198,19 @@ impl Frames {
         value.map(|value| value.payloads().to_vec()).unwrap_or_default()
     }
 
-    /// Returns the result of a run that is done.
+    /// Takes the result of a run that is done.
     pub(super) fn result(&mut self, plan: &Plan, given: &[Arc<Value>]) -> Arc<Value> {
         if plan.target_dimension() != DimensionId::ROOT {
             return Arc::new(Value::Many(self.results_of(plan, FrameId::ROOT)));
         }
-        let value = match plan.target_source() {
-            Source::Given(index) => Some(&given[index]),
-            source => self.frame(FrameId::ROOT).made(plan, source),
-        };
-        Arc::clone(value.expect("a run that is done has its result"))
+        match plan.target_source() {
+            Source::Given(index) => Arc::clone(&given[index]),
+            Source::Node(node) => {
+                let root = self.get_mut(FrameId::ROOT).expect("what runs once is there to the end");
+                root.nodes[plan.position(node)].value.take().expect("a run that is done has its result")
+            }
+            Source::Failed => unreachable!("what the host counts is no target"),
+        }
     }
 
     /// Returns the values for a job's inputs, each in the arity that its step takes. `unread` is how many items of a
@@ -278,11 +286,11 @@ impl Frames {
 }
 
 impl Frame {
-    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, key: RunKey, uses: &[u32]) -> Self {
+    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, uses: &[u32]) -> Self {
         let node = |node: &NodeId| Node { uses: uses[node.index()], ..Node::default() };
         let nodes = plan.nodes_in(dimension).iter().map(node).collect();
         let (gathered, failed, results) = (Vec::new(), Vec::new(), Vec::new());
-        Self { id, dimension, place: None, element: None, key, nodes, gathered, failed, results }
+        Self { id, dimension, place: None, element: None, key: None, nodes, gathered, failed, results }
     }
 
     /// Returns what was made in this frame: what a node has given, or its element.
