@@ -21,6 +21,54 @@ const PAGE_BYTES: usize = 1 << 10;
 /// How many lists are remembered by their last page when nothing is merged: meanwhile it is as many as that has.
 const LISTS_REMEMBERED: usize = 4096;
 
+/// What is to change in a list.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Move {
+    place: Place,
+    is_there: bool,
+}
+
+impl Move {
+    /// An entry is to be at this place.
+    pub(super) fn to_place(place: Place) -> Self {
+        Self { place, is_there: true }
+    }
+
+    /// No entry is to be at this place.
+    pub(super) fn from_place(place: Place) -> Self {
+        Self { place, is_there: false }
+    }
+}
+
+/// Drafts changes of lists, list by list and each from its beginning to its end: what is added at the end
+/// comes in order, and pages are read and written once.
+pub(super) fn draft(
+    draft: &mut Draft<'_>,
+    tails: &mut Tails,
+    mut moves: Vec<Move>,
+) -> Result<(), StoreError> {
+    moves.sort_unstable();
+    for Move { place, is_there } in &moves {
+        if *is_there {
+            insert(draft, tails, place)?;
+        } else {
+            remove(draft, tails, place)?;
+        }
+    }
+    tails.settle(draft);
+    Ok(())
+}
+
+/// Returns how many entries a list has.
+pub(super) fn count(tree: &sled::Tree, list: &[u8]) -> Result<u64, StoreError> {
+    let mut count = 0;
+    for page in tree.scan_prefix(list) {
+        let (_, bytes) = page.map_err(failed)?;
+        count += parse(list, &bytes)?.len() as u64;
+    }
+    Ok(count)
+}
+
 /// The last pages of lists that were added to, because that is where most entries go: kept here while
 /// a group of batches is drafted, and true afterwards as long as everything that changes a list goes
 /// through here.
@@ -35,7 +83,7 @@ struct Tail {
 
 impl Tails {
     /// Drafts what only the last pages have yet.
-    pub(super) fn settle(&mut self, draft: &mut Draft<'_>) {
+    fn settle(&mut self, draft: &mut Draft<'_>) {
         for tail in self.0.values_mut().filter(|tail| tail.is_ahead) {
             draft.insert(tail.page.key.clone(), tail.page.bytes.as_slice());
             tail.is_ahead = false;
@@ -139,7 +187,7 @@ fn parse<'a>(list: &[u8], bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, StoreError> 
 }
 
 /// Puts an entry at its place, where it may be already.
-pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
+fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
     let Place { list, entry } = place;
     let key = [list.as_slice(), entry].concat();
     if tails.begins_behind(list, &key) && insert_in_earlier(draft, list, &key, entry)? {
@@ -167,7 +215,7 @@ pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) ->
     }
     tails.give_up(draft, list);
     if draft.first_behind(list, list).map_err(failed)?.is_none() {
-        // The first entry of a list, most often of a new execution.
+        // The first entry of a list.
         let page = Page { key, bytes: framed(entry) };
         tails.0.insert(list.clone(), Tail { page, is_ahead: true });
         return Ok(());
@@ -264,7 +312,7 @@ fn remember_tail(draft: &Draft<'_>, tails: &mut Tails, list: &[u8]) -> Result<()
 }
 
 /// Takes an entry from its place, where it may no longer be.
-pub(super) fn remove(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
+fn remove(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
     let Place { list, entry } = place;
     let key = [list.as_slice(), entry].concat();
     if let Some(Tail { page, is_ahead }) = tails.of(list, &key) {
@@ -466,6 +514,20 @@ mod tests {
         assert_eq!(pages(0..80), 10);
         assert_eq!(pages((0..80).rev()), 10);
         assert!(pages((0..80).map(|n| n * 37 % 80)) <= 20);
+    }
+
+    #[test]
+    fn what_comes_at_once_fills_pages_in_whatever_order() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let (mut draft, mut tails) = (Draft::on(&db), Tails::default());
+        let moves = (0..80).map(|n| Move::to_place(place(b"l", n * 37 % 80))).collect();
+        super::draft(&mut draft, &mut tails, moves).unwrap();
+        apply(&db, std::mem::replace(&mut draft, Draft::on(&db)), &mut tails);
+        assert_eq!((db.len(), count(&db, b"l").unwrap()), (10, 80));
+        let moves = (0..80).map(|n| Move::from_place(place(b"l", n * 53 % 80))).collect();
+        super::draft(&mut draft, &mut tails, moves).unwrap();
+        apply(&db, draft, &mut tails);
+        assert_eq!((db.len(), count(&db, b"l").unwrap()), (0, 0));
     }
 
     #[test]

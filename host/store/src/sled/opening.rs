@@ -16,6 +16,7 @@ use super::SledOptions;
 use super::common::Disk;
 use super::layout::{FORMAT, FORMAT_KEY};
 use super::log::{self, FILES, FULL_BYTES, Files};
+use super::tally;
 
 /// How often sled's own thread flushes what nobody asked to be flushed; its default.
 const FLUSH_EVERY_MS: u64 = 500;
@@ -182,6 +183,8 @@ fn repair(path: &Path, options: &SledOptions, why: &str) -> Result<sled::Db, Sto
     }
     match open_sled(path, options) {
         Ok(db) => {
+            // sled passes over what it cannot read in the middle of its log.
+            tally::check(&db).map_err(|lost| damaged(&format!("{why}; then: {lost}")))?;
             tracing::warn!(
                 store = %shown, copy = %copy.display(), why,
                 "the store was damaged, and opened again from its log; look at what it holds before the copy is removed"

@@ -76,6 +76,7 @@ fn bench(fails_from: u64) -> Bench {
     let merger = Merger {
         tree: tree.clone(),
         tails: crate::sled::lists::Tails::default(),
+        tally: crate::sled::tally::Tally::default(),
         disk: Arc::clone(&below),
         common: Arc::clone(&common),
     };
