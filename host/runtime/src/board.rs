@@ -217,7 +217,7 @@ impl Board {
 
     /// Returns how many items of a batch are no messages.
     fn unread(&self) -> u64 {
-        self.items.as_ref().map_or(0, Items::unread)
+        self.items.as_ref().map_or(0, |items| items.unread())
     }
 
     /// Calls whoever reads the batch, where that is worth it.

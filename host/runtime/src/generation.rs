@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use docket_graph::{
-    DimensionId, Graph, Persistence, Plan, PlanErrors, Port, Retry, Scope, Source, StepId, StepName, Take,
+    DimensionId, Graph, Persistence, Plan, PlanErrors, Port, PortId, Retry, Scope, Source, StepId, StepName,
+    Take,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;

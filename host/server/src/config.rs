@@ -173,7 +173,8 @@ impl Config {
             config.steps = root.section("step", steps).unwrap_or_default();
             let modules = |section: &mut Section<'_, '_>| grants::modules(section, &around, &mut asks);
             config.modules = root.section("module", modules).unwrap_or_default();
-            let (caps, bounds) = root.section("caps", |section| step::caps(section, beside)).unwrap_or_default();
+            let (caps, bounds) =
+                root.section("caps", |section| step::caps(section, beside)).unwrap_or_default();
             config.caps = caps;
             if let Some(bounds) = bounds {
                 bounds.hold(&asks, &file);
