@@ -1,8 +1,8 @@
 //! Components that no compiler made: real ones with bytes changed, sections cut, doubled and swapped, and
 //! monsters written by hand. Each loads or is refused by name, in bounded time, and the host goes on.
 //!
-//! A fuzz target for components would build a second engine with coverage counters, which takes longer than
-//! it would run; these tests change components blindly instead, and more of them with `DOCKET_TORTURE=1`.
+//! The engine has no coverage counters when components are fuzzed, because a second engine takes longer to build than
+//! it would run; these tests change whole components blindly, and more of them with `DOCKET_TORTURE=1`.
 
 #![expect(clippy::disallowed_methods, reason = "tests measure time, and are told by the environment")]
 

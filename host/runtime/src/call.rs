@@ -215,9 +215,10 @@ pub(crate) async fn describe(
     pre: &StepModulePre<Sandbox>,
     digest: &Digest,
     stack: u64,
+    timeout: Duration,
 ) -> Result<RawModule, Undescribed> {
     let limits = Limits {
-        timeout: DESCRIBE_TIMEOUT,
+        timeout,
         memory: DEFAULT_MEMORY,
         table_elements: DEFAULT_TABLE_ELEMENTS,
         output: DEFAULT_OUTPUT,

@@ -16,6 +16,7 @@ use wasmtime::component::Linker;
 
 use crate::artifact::ArtifactStore;
 use crate::bindings::StepModulePre;
+use crate::call::DESCRIBE_TIMEOUT;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
 use crate::grants::Grants;
@@ -418,6 +419,7 @@ impl Loading<'_> {
             linker: &engine.linker,
             artifacts: self.artifacts,
             stack: self.options.max_stack,
+            patience: DESCRIBE_TIMEOUT,
             compiling: self.compiling,
         }
     }

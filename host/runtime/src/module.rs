@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use docket_graph::{Fault, RawModule};
 use wasmtime::component::{Component, Linker};
@@ -257,6 +258,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) artifacts: &'a ArtifactStore,
     /// The stack that the engine was made with, in bytes.
     pub(crate) stack: u64,
+    /// How long a module may take to describe itself.
+    pub(crate) patience: Duration,
     /// Called with the name of a module before it is compiled, which takes a while.
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
@@ -306,7 +309,7 @@ impl Loader<'_> {
         let (declared, described_now) = match self.artifacts.declared(&digest) {
             Some(declared) => (declared, false),
             None => {
-                let described = call::describe(&pre, &digest, self.stack).await;
+                let described = call::describe(&pre, &digest, self.stack, self.patience).await;
                 let fault = |fault| match fault {
                     Undescribed::OtherTypes(reason) => {
                         LoadFault::OtherTypes { module: Arc::clone(&name), reason }
