@@ -194,6 +194,16 @@ async fn each_monster_is_refused_by_name() {
             "does not export",
         ),
         (
+            "a name that would drive a terminal",
+            "(component (type (record (field \"\\1b[2J\" u8))))".to_owned(),
+            "record field name `\\u{1b}[2J` is not in kebab case",
+        ),
+        (
+            "an import that would drive a terminal",
+            "(component (import \"url=<https://a/\\1b[2J>\" (func)))".to_owned(),
+            "\\u{1b}[2J",
+        ),
+        (
             "many imports",
             format!(
                 "(component {})",
@@ -209,6 +219,7 @@ async fn each_monster_is_refused_by_name() {
             Became::Refused(said) => {
                 println!("{name}: {:.1?}: {}", began.elapsed(), &said[..said.len().min(200)]);
                 assert!(said.contains(words), "{name}: {said}");
+                assert!(!said.replace('\n', "").contains(char::is_control), "{name}: {said:?}");
                 assert!(said.len() < 200_000, "{name}: {} bytes of words", said.len());
             }
             Became::Ran => panic!("{name} ran"),
