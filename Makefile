@@ -60,7 +60,7 @@ torture: modules
 
 # What is found is left in fuzz/found/TARGET-*: copy it to fuzz/corpus/TARGET, where every test run takes it.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= descriptors canonical docket_toml json_input
+FUZZ_TARGETS ?= descriptors canonical docket_toml json_input component
 fuzz: setup
 	cd fuzz && CARGO_TARGET_DIR=$(abspath $(or $(CARGO_TARGET_DIR),target)) RUSTC_WRAPPER=$(CURDIR)/fuzz/rustc.sh $(CARGO) build --release --locked
 	@mkdir -p fuzz/found

@@ -6,6 +6,7 @@ mod same;
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use docket_graph::prost_reflect::prost::Message as _;
 use docket_graph::prost_reflect::prost_types::{DescriptorProto, FileDescriptorSet};
@@ -14,7 +15,7 @@ use docket_graph::{
     Arity, Format, Graph, ModuleDecl, Plan, Port, RawModule, RawPolicy, RawPort, RawStep, Schema, WireReason,
     render,
 };
-use docket_runtime::Value;
+use docket_runtime::{Artifacts, HostOptions, Inspector, LoadErrors, ModuleSource, Value};
 
 use same::same;
 
@@ -22,12 +23,19 @@ use same::same;
 pub type Target = fn(&[u8]);
 
 /// All targets by their names, which are also those of their folders below `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("descriptors", descriptors),
     ("canonical", canonical),
     ("docket_toml", docket_toml),
     ("json_input", json_input),
+    ("component", component),
 ];
+
+/// What [`component`] gives a module to describe itself: good ones need less than a hundredth.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How much of the memory of the component by hand is chosen.
+pub const CHOSEN: usize = 2048;
 
 /// The most messages of one descriptor set that get a step: a graph is tried, not a load.
 const MOST_STEPS: usize = 12;
@@ -112,9 +120,8 @@ pub fn canonical(bytes: &[u8]) {
         Some((message, schema)) => form(message, schema, rest),
         None => {
             let (set, rest) = halves(rest);
-            // The decoder panics on some sets; where Docket decodes one, it catches that.
-            let Ok(Ok(pool)) = std::panic::catch_unwind(|| DescriptorPool::decode(set)) else { return };
-            if let Some(message) = pool.all_messages().next() {
+            let Ok(module) = ModuleDecl::parse("one.wasm", &raw_module("A", set)) else { return };
+            if let Some(message) = module.descriptors.all_messages().next() {
                 form(&message, &Schema::of(&message), rest);
             }
         }
@@ -173,6 +180,46 @@ pub fn json_input(bytes: &[u8]) {
         let form = |bytes| schema.canonical(bytes).map(|form| form.into_owned());
         assert_eq!(form(again.bytes()), form(payload.bytes()), "{shown} reads as another message");
     }
+}
+
+/// Loads a component and asks it what it offers. After an even first byte the component is the rest; after an odd
+/// one the rest is what lies in the memory of one by hand, where its answer begins.
+pub fn component(bytes: &[u8]) {
+    static LOADING: OnceLock<(tokio::runtime::Runtime, Inspector)> = OnceLock::new();
+    let (runtime, inspector) = LOADING.get_or_init(|| {
+        let options =
+            HostOptions { artifacts: Artifacts::Nowhere, max_instances: 2, ..HostOptions::default() };
+        let inspector = Inspector::new(&options).unwrap_or_else(|error| panic!("{error}")).patience(PATIENCE);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        (runtime.expect("this machine has a clock"), inspector)
+    });
+    let Some((choice, rest)) = bytes.split_first() else { return };
+    let component = if choice % 2 == 0 { rest.to_vec() } else { answering(rest) };
+    match runtime.block_on(inspector.inspect(&ModuleSource::new("one.wasm", component))) {
+        Ok(inspection) => assert!(inspection.graph.steps().len() > 0, "a module without a step was taken"),
+        Err(LoadErrors(faults)) => {
+            assert!(!faults.is_empty(), "refused without a reason");
+            for words in faults.iter().map(ToString::to_string) {
+                assert!(words.contains("`one.wasm`"), "the module is named: {words}");
+                let drives = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+                assert!(!words.contains(drives), "{words:?} would drive a terminal");
+            }
+        }
+    }
+}
+
+/// A component by hand, in whose memory [`CHOSEN`] bytes of 0xa5 lie from the start: its answer to `describe`.
+pub const ANSWERING: &[u8] = include_bytes!("../../fuzz/answering.component");
+
+/// Returns that component with these bytes in their place.
+fn answering(memory: &[u8]) -> Vec<u8> {
+    let mark = [0xa5; CHOSEN];
+    let place = ANSWERING.windows(CHOSEN).position(|part| part == mark).expect("the mark stands in it");
+    let mut component = ANSWERING.to_vec();
+    component[place..place + CHOSEN].fill(0);
+    let length = memory.len().min(CHOSEN);
+    component[place..place + length].copy_from_slice(&memory[..length]);
+    component
 }
 
 /// Splits the bytes by the length in the first two.

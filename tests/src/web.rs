@@ -219,6 +219,17 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, open: &Open) -> Opti
                 );
                 write(&mut stream, &text).await?;
             }
+            "/101-headers" => {
+                let headers: String = (0..100).map(|n| format!("x-{n}: y\r\n")).collect();
+                answer(&mut stream, "200 OK", &headers, "").await?;
+            }
+            "/100-headers" => {
+                let headers: String = (0..99).map(|n| format!("x-{n}: y\r\n")).collect();
+                answer(&mut stream, "200 OK", &headers, "hi").await?;
+            }
+            "/length-endless" => {
+                write(&mut stream, &format!("{OK}content-length: {}\r\n\r\n", u64::MAX)).await?
+            }
             "/chunk-nonsense" => {
                 write(&mut stream, &format!("{OK}transfer-encoding: chunked\r\n\r\nzz\r\n")).await?
             }

@@ -149,6 +149,16 @@ fn no_crate_is_there_twice_without_a_reason_and_no_reason_without_its_crate() {
     check(&faults);
 }
 
+/// Cargo is asked, because it alone knows. On a machine that has never built them it fetches what only they need.
+#[test]
+fn the_fuzz_targets_have_all_that_they_need_in_their_lock_file() {
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--locked", "--format-version", "1", "--manifest-path", "fuzz/Cargo.toml"]);
+    let output = metadata.current_dir(repository()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "run `cargo metadata` in fuzz/ without `--locked`, and look: {said}");
+}
+
 /// Returns a text that an entry has to have.
 fn text<'a>(entry: &'a toml::Value, key: &str) -> &'a str {
     entry.get(key).and_then(toml::Value::as_str).unwrap_or_else(|| panic!("{entry} needs `{key}`"))

@@ -330,6 +330,8 @@ async fn a_server_that_misbehaves_is_an_error_code_to_the_guest() {
         ("POST", "/reset", "upload 1000000", "ErrorCode::ConnectionTerminated"),
         ("GET", "/giant-header", "", "ErrorCode::HttpResponseHeaderSectionSize(Some(65536))"),
         ("GET", "/many-headers", "", "ErrorCode::HttpResponseHeaderSectionSize(Some(65536))"),
+        ("GET", "/101-headers", "", "ErrorCode::HttpResponseHeaderSectionSize(Some(65536))"),
+        ("GET", "/length-endless", "", "ErrorCode::HttpResponseHeaderSectionSize(Some(65536))"),
         ("GET", "/chunk-nonsense", "", "ErrorCode::HttpProtocolError"),
         ("GET", "/chunk-huge", "", "ErrorCode::HttpProtocolError"),
         ("GET", "/chunk-endless", "", "ErrorCode::HttpProtocolError"),
@@ -343,6 +345,12 @@ async fn a_server_that_misbehaves_is_an_error_code_to_the_guest() {
         let report = run(&host, &format!("{method}\t{}\t{option}", web.url(path))).await;
         assert_eq!(report.unwrap(), [expected], "{path}");
     }
+    let most = run(&host, &format!("GET\t{}", web.url("/100-headers"))).await.unwrap();
+    assert!(most[0].starts_with("200 x-0=y ") && most[0].ends_with(" x-98=y hi"), "{most:?}");
+    let failure = fetch(&setup, &format!("GET\t{}\tor-fail", web.url("/length-endless"))).await.unwrap_err();
+    let words = "got an HTTP response with more than 65536 bytes of headers, more than 100 headers, or a `content-length` \
+                 of more than any body has";
+    assert!(failure.to_string().contains(words), "{failure}");
     // Only the connection of the last one is of any use.
     web.until_open(1).await;
     let slow = [

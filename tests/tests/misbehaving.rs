@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use docket_graph::FailureClass;
-use docket_runtime::{BuildError, ExecutionError, Host, HostOptions, LoadErrors, StepFailure, StepOptions};
+use docket_runtime::{
+    BuildError, ExecutionError, Host, HostOptions, Inspector, LoadErrors, ModuleSource, StepFailure,
+    StepOptions,
+};
 use docket_tests::{example::UserProfile, execute, fixture, host_with, options, profile_request};
 
 /// Runs the fixture, then a good module in the same host, and returns how the first one failed.
@@ -172,6 +175,12 @@ async fn each_module_that_cannot_be_used_says_why() {
 async fn a_module_that_spins_in_describe_is_given_up() {
     let faults = load_faults(vec![("spin.wasm", fixture("spin_in_describe"))]).await;
     assert_eq!(faults, ["module `spin.wasm` failed to describe itself: timed out after 10 s"]);
+    let inspector = Inspector::new(&options()).unwrap().patience(Duration::from_millis(300));
+    for (name, words) in [("spin_in_describe", Some("timed out after 300 ms")), ("good", None)] {
+        let said = inspector.inspect(&ModuleSource::new(name, fixture(name))).await.err();
+        let expected = words.map(|words| format!("module `{name}` failed to describe itself: {words}"));
+        assert_eq!(said.map(|faults| faults.to_string()), expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,8 @@
 //! Components that no compiler made: real ones with bytes changed, sections cut, doubled and swapped, and
 //! monsters written by hand. Each loads or is refused by name, in bounded time, and the host goes on.
 //!
-//! A fuzz target for components would build a second engine with coverage counters, which takes longer than
-//! it would run; these tests change components blindly instead, and more of them with `DOCKET_TORTURE=1`.
+//! The engine has no coverage counters when components are fuzzed, because a second engine takes longer to build than
+//! it would run; these tests change whole components blindly, and more of them with `DOCKET_TORTURE=1`.
 
 #![expect(clippy::disallowed_methods, reason = "tests measure time, and are told by the environment")]
 
@@ -194,6 +194,16 @@ async fn each_monster_is_refused_by_name() {
             "does not export",
         ),
         (
+            "a name that would drive a terminal",
+            "(component (type (record (field \"\\1b[2J\" u8))))".to_owned(),
+            "record field name `\\u{1b}[2J` is not in kebab case",
+        ),
+        (
+            "an import that would drive a terminal",
+            "(component (import \"url=<https://a/\\1b[2J>\" (func)))".to_owned(),
+            "\\u{1b}[2J",
+        ),
+        (
             "many imports",
             format!(
                 "(component {})",
@@ -209,6 +219,7 @@ async fn each_monster_is_refused_by_name() {
             Became::Refused(said) => {
                 println!("{name}: {:.1?}: {}", began.elapsed(), &said[..said.len().min(200)]);
                 assert!(said.contains(words), "{name}: {said}");
+                assert!(!said.replace('\n', "").contains(char::is_control), "{name}: {said:?}");
                 assert!(said.len() < 200_000, "{name}: {} bytes of words", said.len());
             }
             Became::Ran => panic!("{name} ran"),

@@ -216,9 +216,10 @@ pub(crate) async fn describe(
     pre: &StepModulePre<Sandbox>,
     digest: &Digest,
     stack: u64,
+    timeout: Duration,
 ) -> Result<RawModule, Undescribed> {
     let limits = Limits {
-        timeout: DESCRIBE_TIMEOUT,
+        timeout,
         memory: DEFAULT_MEMORY,
         table_elements: DEFAULT_TABLE_ELEMENTS,
         output: DEFAULT_OUTPUT,
@@ -250,7 +251,7 @@ pub(crate) async fn describe(
     match answer {
         None => Err(Undescribed::Failed(StepFailure::Timeout { limit: limits.timeout })),
         Some(Ok(Ok(module))) => Ok(raw_module(module)),
-        Some(Ok(Err(error))) => Err(Undescribed::OtherTypes(format!("{error:#}"))),
+        Some(Ok(Err(error))) => Err(Undescribed::OtherTypes(said(&error))),
         Some(Err(error)) => Err(Undescribed::Failed(explain(&error, store.data(), &limits))),
     }
 }
@@ -350,6 +351,16 @@ fn reported(failure: wit::Failure) -> StepFailure {
         message: bearable(&message, LONGEST_MESSAGE),
         retry_after: retry_after_ms.map(Duration::from_millis),
     }
+}
+
+/// Returns what the engine says, which is partly in words of the guest's own choice.
+pub(crate) fn said(error: &wasmtime::Error) -> String {
+    bearable(&format!("{error:#}"), LONGEST_MESSAGE)
+}
+
+/// Returns the name of an import or export.
+pub(crate) fn name_of(text: &str) -> String {
+    bearable(text, LONGEST_CODE)
 }
 
 /// Returns a guest's text as it may stand in errors and on terminals: cut, and on one line.

@@ -70,7 +70,7 @@ pub use http::{
     DEFAULT_HTTP_TIMEOUT, HostPattern, HttpLimit, HttpLimits, HttpOptions, HttpOptionsError, HttpRule,
     HttpRuleError, Resolve, SecretError, SecretName, SecretSource,
 };
-pub use inspection::Inspection;
+pub use inspection::{Inspection, Inspector};
 pub use items::{BatchProgress, ItemCounts, ItemOutcome, ItemSource, ItemsError};
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};

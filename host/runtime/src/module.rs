@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use docket_graph::{Fault, RawModule};
 use wasmtime::component::{Component, Linker};
@@ -257,6 +258,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) artifacts: &'a ArtifactStore,
     /// The stack that the engine was made with, in bytes.
     pub(crate) stack: u64,
+    /// How long a module may take to describe itself.
+    pub(crate) patience: Duration,
     /// Called with the name of a module before it is compiled, which takes a while.
     pub(crate) compiling: &'a (dyn Fn(&str) + Sync),
 }
@@ -288,7 +291,7 @@ impl Loader<'_> {
         let mut linker = self.linker.clone();
         linker.define_unknown_imports_as_traps(&component).map_err(|error| LoadFault::Link {
             module: Arc::clone(&source.name),
-            reason: format!("{error:#}"),
+            reason: call::said(&error),
         })?;
         let imports = imports(self.engine, &component);
         Loader { linker: &linker, ..*self }.described(source, digest, &component, imports).await
@@ -306,7 +309,7 @@ impl Loader<'_> {
         let (declared, described_now) = match self.artifacts.declared(&digest) {
             Some(declared) => (declared, false),
             None => {
-                let described = call::describe(&pre, &digest, self.stack).await;
+                let described = call::describe(&pre, &digest, self.stack, self.patience).await;
                 let fault = |fault| match fault {
                     Undescribed::OtherTypes(reason) => {
                         LoadFault::OtherTypes { module: Arc::clone(&name), reason }
@@ -340,7 +343,7 @@ impl Loader<'_> {
             (self.compiling)(&source.name);
         }
         self.artifacts.component(self.engine, digest, &source.bytes).map_err(|error| {
-            let reason = format!("{error:#}");
+            let reason = call::said(&error);
             // Wasmtime has no public type for this error; a test holds that the words still match.
             if reason.contains("in the pooling allocator") {
                 LoadFault::TooManyParts { module, reason }
@@ -354,7 +357,7 @@ impl Loader<'_> {
         let instance = self
             .linker
             .instantiate_pre(component)
-            .map_err(|error| LoadFault::Link { module: Arc::clone(name), reason: format!("{error:#}") })?;
+            .map_err(|error| LoadFault::Link { module: Arc::clone(name), reason: call::said(&error) })?;
         StepModulePre::new(instance).map_err(|error| self.no_step(name, component, &error))
     }
 
@@ -363,15 +366,17 @@ impl Loader<'_> {
         let module = Arc::clone(name);
         let ty = component.component_type();
         let exports: Vec<_> = ty.exports(self.engine).map(|(name, _)| name).collect();
-        let names: Vec<_> = exports.iter().take(SHOWN_EXPORTS).map(|name| format!("`{name}`")).collect();
+        let names: Vec<_> =
+            exports.iter().take(SHOWN_EXPORTS).map(|name| format!("`{}`", call::name_of(name))).collect();
         let more = if exports.len() > SHOWN_EXPORTS { " and more" } else { "" };
         let reason = match exports.iter().find(|name| name.starts_with("docket:step/step")) {
             Some(other) if *other != STEP => {
                 format!(
-                    "it exports `{other}`, which is another version; build it against `wit/step.wit` of this host"
+                    "it exports `{}`, which is another version; build it against `wit/step.wit` of this host",
+                    call::name_of(other)
                 )
             }
-            Some(_) => format!("what it exports by that name is not that interface: {error:#}"),
+            Some(_) => format!("what it exports by that name is not that interface: {}", call::said(error)),
             None if names.is_empty() => "it exports nothing".to_owned(),
             None => format!("it exports {}{more}", names.join(", ")),
         };
@@ -388,7 +393,7 @@ fn imports(engine: &wasmtime::Engine, component: &Component) -> Vec<String> {
 }
 
 fn unknown(module: &Arc<str>, import: &str) -> Option<LoadFault> {
-    let (module, name) = (Arc::clone(module), import.to_owned());
+    let (module, name) = (Arc::clone(module), call::name_of(import));
     match classify(import) {
         Import::Open | Import::Circumstances | Import::Denied | Import::Config | Import::Http => None,
         Import::Unknown => Some(LoadFault::UnknownImport { module, import: name }),

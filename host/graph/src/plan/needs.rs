@@ -113,8 +113,10 @@ impl Needs {
         given: &Given,
         faults: &mut Vec<PlanFault>,
     ) {
-        let mut unused: Vec<PortId> =
-            given.keys().copied().filter(|port| !self.used.contains(port)).collect();
+        let mut used = self.used.clone();
+        used.sort_unstable();
+        let is_unused = |port: &PortId| used.binary_search(port).is_err();
+        let mut unused: Vec<PortId> = given.keys().copied().filter(is_unused).collect();
         if unused.is_empty() {
             return;
         }

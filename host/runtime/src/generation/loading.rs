@@ -12,6 +12,7 @@ use wasmtime::component::Linker;
 use super::{Generation, Keep, ModuleFacts, StepCode, frame};
 use crate::artifact::ArtifactStore;
 use crate::bindings::StepModulePre;
+use crate::call::DESCRIBE_TIMEOUT;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
 use crate::grants::Grants;
@@ -140,6 +141,7 @@ impl Loading<'_> {
             linker: &engine.linker,
             artifacts: self.artifacts,
             stack: self.options.max_stack,
+            patience: DESCRIBE_TIMEOUT,
             compiling: self.compiling,
         }
     }

@@ -94,7 +94,9 @@ impl Hooks {
     ) -> Result<Exchange, Error> {
         let place = self.meter.begin().map_err(|limit| match limit {
             HttpLimit::Concurrent(_) => Error::ConnectionLimitReached,
-            HttpLimit::Requests(_) | HttpLimit::Bytes(_) | HttpLimit::Head(_) => Error::HttpRequestDenied,
+            HttpLimit::Requests(_) | HttpLimit::Bytes(_) | HttpLimit::Head(_) | HttpLimit::AnswerHead(_) => {
+                Error::HttpRequestDenied
+            }
         })?;
         let checked = match &self.grant {
             Some(grant) => grant.checked(&mut request).map(|target| (Arc::clone(grant), target)),

@@ -185,7 +185,9 @@ fn counted(
 fn of_bytes(limit: HttpLimit) -> Option<u64> {
     match limit {
         HttpLimit::Bytes(bytes) => Some(bytes),
-        HttpLimit::Requests(_) | HttpLimit::Concurrent(_) | HttpLimit::Head(_) => None,
+        HttpLimit::Requests(_) | HttpLimit::Concurrent(_) | HttpLimit::Head(_) | HttpLimit::AnswerHead(_) => {
+            None
+        }
     }
 }
 

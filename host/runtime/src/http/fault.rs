@@ -30,7 +30,7 @@ pub(crate) fn of_connecting(fault: &ConnectFault) -> Error {
 /// Returns the code for a request that got no answer.
 pub(crate) fn of_sending(error: &hyper::Error, meter: &Meter) -> Error {
     if error.is_parse_too_large() {
-        meter.reached(HttpLimit::Head(LONGEST_HEAD as u64));
+        meter.reached(HttpLimit::AnswerHead(LONGEST_HEAD as u64));
         return Error::HttpResponseHeaderSectionSize(u32::try_from(LONGEST_HEAD).ok());
     }
     if let Some(Error::HttpRequestBodySize(size)) = error.source().and_then(|source| source.downcast_ref()) {

@@ -16,6 +16,9 @@ pub const DEFAULT_HTTP_CONCURRENT: u64 = 16;
 /// Bytes of one head, sent or received: four times what servers commonly take.
 pub(crate) const LONGEST_HEAD: usize = 64 << 10;
 
+/// Headers of one answer: hyper's own limit, named in the sentence about it.
+const MOST_HEADERS: usize = 100;
+
 /// The most refusals that are remembered for the sentence about a failure.
 const REMEMBERED: usize = 4;
 
@@ -52,9 +55,15 @@ pub enum HttpLimit {
     /// More requests at once than allowed.
     #[error("had more than its limit of {0} HTTP requests under way at once")]
     Concurrent(u64),
-    /// A head that is longer than allowed.
-    #[error("had an HTTP request or response with more than {0} bytes of headers")]
+    /// A request's head that is longer than allowed.
+    #[error("had an HTTP request with more than {0} bytes of headers")]
     Head(u64),
+    /// An answer's head that is longer than allowed, or says that the body is. Which of these, hyper does not tell.
+    #[error(
+        "got an HTTP response with more than {0} bytes of headers, more than {MOST_HEADERS} headers, or a \
+         `content-length` of more than any body has"
+    )]
+    AnswerHead(u64),
 }
 
 /// Counts what one attempt does over HTTP. Clones share everything.
