@@ -235,8 +235,9 @@ async fn opened_spoilt(path: &Path, records: &[Record]) -> Result<(), StoreError
     for record in records {
         // sled panics where it reads what it does not expect.
         let (asked, kind, key) = (store.clone(), record.kind, record.key.clone());
-        let found = tokio::spawn(async move { asked.get(kind, &key).await });
-        match found.await {
+        let mut asking = tokio::task::JoinSet::new();
+        asking.spawn(async move { asked.get(kind, &key).await });
+        match asking.join_next().await.expect("one is asked") {
             Ok(Ok(found)) => assert_eq!(found.record.as_ref(), Some(record), "lost unseen"),
             Ok(Err(error)) => told = Err(error),
             Err(panic) => told = Err(StoreError::new(StoreErrorKind::Corrupt, panic.to_string())),
