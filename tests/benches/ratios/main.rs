@@ -138,7 +138,7 @@ fn compare<const N: usize>(sides: [&mut dyn FnMut() -> f64; N]) -> ([f64; N], [f
 
 /// Lets the sides take turns, each round begun by another, and returns what each has measured. Before each
 /// measurement there is a rest, so that nobody pays for what the side before has left to be done.
-fn rounds<const N: usize>(mut sides: [&mut dyn FnMut() -> f64; N], mut rest: impl FnMut()) -> [Vec<f64>; N] {
+fn rounds<const N: usize>(sides: [&mut dyn FnMut() -> f64; N], mut rest: impl FnMut()) -> [Vec<f64>; N] {
     let mut samples = [const { Vec::new() }; N];
     for round in 0..=ROUNDS {
         for turn in 0..N {
