@@ -484,7 +484,7 @@ async fn each_limit_ends_the_step_with_its_name_and_value() {
         (
             limited(None, None, None),
             format!("GET\t{}\tor-fail", url("/giant-header")),
-            HttpLimit::Head(65_536),
+            HttpLimit::AnswerHead(65_536),
         ),
         (
             limited(None, None, None),
