@@ -233,10 +233,11 @@ fn halves(bytes: &[u8]) -> (&[u8], &[u8]) {
 fn known() -> &'static [(MessageDescriptor, Schema)] {
     static KNOWN: OnceLock<Vec<(MessageDescriptor, Schema)>> = OnceLock::new();
     KNOWN.get_or_init(|| {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/graph/tests/proto");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let (tests, shared) = (root.join("host/graph/tests/proto"), root.join("proto"));
         let files = ["canonical.proto", "canonical2.proto", "everything.proto", "old.proto"];
-        let set =
-            protox::compile(files.map(|file| tests.join(file)), [&tests]).expect("our own files compile");
+        let set = protox::compile(files.map(|file| tests.join(file)), [&tests, &shared])
+            .expect("our own files compile");
         let own = DescriptorPool::from_file_descriptor_set(set).expect("compiled files make a pool");
         let names = ["c.Tree", "c.Maps", "c2.Old", "t.Everything", "old.Old", "c.Lists", "c2.Above"];
         let own = names.map(|name| own.get_message_by_name(name).expect(name));
