@@ -25,6 +25,9 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use prost::Message;
 use prost::bytes::Bytes;
 
+/// How long a test waits for a batch to end: far longer than any takes, and far shorter than a lease here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 type Items = Pin<Box<dyn Stream<Item = Result<Bytes, ItemsError>> + Send>>;
 
 /// Returns items that the fixtures understand.
@@ -52,8 +55,11 @@ async fn taken(batch: &mut Batch) -> Vec<ItemOutcome> {
 
 async fn carried_out(host: &Host, request: BatchRequest, items: Items) -> (Vec<ItemOutcome>, BatchOutcome) {
     let mut batch = host.batch(request, items).unwrap_or_else(|error| panic!("{error}"));
-    let outcomes = taken(&mut batch).await;
-    (outcomes, batch.outcome().await.unwrap_or_else(|error| panic!("{error}")))
+    let ended = tokio::time::timeout(PATIENCE, async {
+        let outcomes = taken(&mut batch).await;
+        (outcomes, batch.outcome().await.unwrap_or_else(|error| panic!("{error}")))
+    });
+    ended.await.expect("a batch waits for no lease of one that was dropped or is over")
 }
 
 /// Returns the hosts over the example that counts the words of sentences.
@@ -341,9 +347,11 @@ async fn retries_are_counted_for_each_item() {
     }
 }
 
-/// Returns hosts on one store that keep what `obey` answers, in the scope of one execution.
+/// Returns hosts on one store that keep what `obey` answers, in the scope of one execution. Whoever waited for a lease to
+/// lapse would wait for an hour.
 fn kept() -> Setup {
-    Setup::new(&["obey"]).step("FetchProfile", keeping(Scope::Workflow, None))
+    let setup = Setup::new(&["obey"]).step("FetchProfile", keeping(Scope::Workflow, None));
+    setup.with(|options| options.lease = Duration::from_secs(3600))
 }
 
 fn named(id: &str) -> BatchRequest {
@@ -430,7 +438,7 @@ async fn other_items_under_the_id_of_a_batch_are_a_conflict() {
     assert_eq!(outcome.items.done, 2000);
     for items in [words(2000, 0), words(2000, 1999), words(1999, 2000), words(0, 0)] {
         let mut batch = host.batch(named("b"), items).unwrap();
-        taken(&mut batch).await;
+        tokio::time::timeout(PATIENCE, taken(&mut batch)).await.expect("the batch before has ended");
         let error = batch.outcome().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_eq!(

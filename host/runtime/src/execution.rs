@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use docket_graph::{Arity, Graph, Port};
-use docket_store::{Draft, Entry, Held, Kind, NewExecution, Opened, RecordKey, Status, StepNote, Unfinished};
+use docket_store::{Draft, Entry, Kind, NewExecution, RecordKey, Status, StepNote, Unfinished};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
@@ -24,7 +24,7 @@ use crate::drive::{Stops, drive};
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, said_by};
 use crate::generation::{Engine, Generation, Keep, LoadErrors, Loading, Prepared, frame};
-use crate::held::{Ending, ExecutionRecord, HeldExecution};
+use crate::held::{Ending, Entered, ExecutionRecord, HeldExecution};
 use crate::http::Connector;
 use crate::keep::{Keeping, KeepingParts};
 use crate::module::ModuleSource;
@@ -362,7 +362,7 @@ enum Way {
     /// Nobody has its id: it is recorded when it must be.
     Drafted(Draft),
     /// As the journal says, which has it now.
-    Opened(Opened),
+    Opened(Entered),
 }
 
 /// How carrying out a journaled execution ended.
@@ -425,25 +425,23 @@ impl Begun<'_> {
                     Err(error) => return self.unrecorded(what, Some(keeping), error).await,
                 },
                 What::Recorded(unfinished) => {
-                    let opened = keeping.journal.reopen(&keeping.tenant, self.id.as_str(), *unfinished);
+                    let opened = Entered::reopen(&keeping, self.id.as_str(), *unfinished);
                     let unknown = || RequestError::UnknownExecution { id: self.id.clone() };
                     Way::Opened(opened.await?.ok_or_else(unknown)?)
                 }
             };
             let carried = match way {
                 Way::Drafted(draft) => self.begin(what, HeldExecution::drafted(&keeping, draft)).await,
-                Way::Opened(Opened::New(held)) => {
-                    self.begin(what, HeldExecution::recorded(&keeping, held)).await
-                }
-                Way::Opened(Opened::Resumed(held, entry)) => self.go_on(&keeping, held, entry).await?,
-                Way::Opened(Opened::Over(entry))
+                Way::Opened(Entered::New(held)) => self.begin(what, held).await,
+                Way::Opened(Entered::Resumed(held, entry)) => self.go_on(&keeping, held, entry).await?,
+                Way::Opened(Entered::Over(entry))
                     if entry.facts.status == Status::Cancelled && lost.is_some() =>
                 {
                     return Ok(lost.expect("just looked at"));
                 }
-                Way::Opened(Opened::Over(entry)) => return recorded(&self.id, entry),
-                Way::Opened(Opened::Conflict(_)) => return Err(RequestError::Conflict { id: self.id }),
-                Way::Opened(Opened::Elsewhere(entry)) => {
+                Way::Opened(Entered::Over(entry)) => return recorded(&self.id, entry),
+                Way::Opened(Entered::Conflict) => return Err(RequestError::Conflict { id: self.id }),
+                Way::Opened(Entered::Elsewhere(entry)) => {
                     if let Some(stopped) = self.wait(&keeping, &entry, until).await {
                         return Ok(unfinished(&self.id, &entry, stopped));
                     }
@@ -502,12 +500,16 @@ impl Begun<'_> {
         if accepted.recorded == Recorded::WithFirstStart {
             return Ok(Way::Drafted(keeping.journal.draft(&new).await?));
         }
-        Ok(Way::Opened(keeping.journal.open(new, Unfinished::Return).await?))
+        Ok(Way::Opened(Entered::open(keeping, new, Unfinished::Return).await?))
     }
 
     /// Goes on with a recorded execution, with the modules that it began with.
-    async fn go_on(&self, keeping: &Arc<Keeping>, held: Held, entry: Entry) -> Result<Carried, RequestError> {
-        let held = HeldExecution::recorded(keeping, held);
+    async fn go_on(
+        &self,
+        keeping: &Arc<Keeping>,
+        held: HeldExecution,
+        entry: Entry,
+    ) -> Result<Carried, RequestError> {
         let StoredRequest { target, inputs, started_at_ms, modules, batch, .. } =
             StoredRequest::decode(entry.request)?;
         if let Some(StoredBatch { source, .. }) = batch {

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use docket_store::{Draft, Held, Status, StepNote, StoreError, StoreErrorKind, Write};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use docket_store::{
+    Draft, Entry, Held, NewExecution, Opened, Status, StepNote, StoreError, StoreErrorKind, Unfinished, Write,
+};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::keep::{Keeping, Lease};
@@ -15,6 +17,25 @@ use crate::stored;
 
 /// What is noted when an execution has ended, for the log.
 const END: &str = "the end of an execution";
+
+/// What is noted when an execution begins, or is gone on with, for the log.
+const BEGINNING: &str = "the beginning of an execution";
+
+/// What there was under the id of an execution: as [`Opened`], and what is this host's to carry out is given back when
+/// it is dropped.
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
+pub(crate) enum Entered {
+    /// Nothing: it is the caller's to carry out.
+    New(HeldExecution),
+    /// The same, which nobody carries out: the caller is to go on with it.
+    Resumed(HeldExecution, Entry),
+    /// The same, which another process carries out.
+    Elsewhere(Entry),
+    /// What came of the same.
+    Over(Entry),
+    /// Another.
+    Conflict,
+}
 
 /// The right to carry one execution out. When dropped before its end, the execution is left as
 /// interrupted, to be resumed.
@@ -38,7 +59,7 @@ pub(crate) struct ExecutionRecord {
     lost: CancellationToken,
     /// Whether it is written, for a glance.
     is_begun: AtomicBool,
-    state: AsyncMutex<State>,
+    state: Arc<AsyncMutex<State>>,
 }
 
 enum State {
@@ -50,9 +71,61 @@ enum State {
     Over,
 }
 
+impl Entered {
+    /// Opens an execution under its id.
+    ///
+    /// # Errors
+    /// As [`docket_store::Journal::open`].
+    ///
+    /// # Cancel safety
+    /// Where a dropped call opens it, it is left as interrupted.
+    pub(crate) async fn open(
+        keeping: &Arc<Keeping>,
+        new: NewExecution,
+        unfinished: Unfinished,
+    ) -> Result<Self, StoreError> {
+        let entering = Arc::clone(keeping);
+        let opened = async move {
+            let opened = entering.journal.open(new, unfinished).await?;
+            Ok(Self::of(&entering, opened))
+        };
+        keeping.background.carry(BEGINNING, opened).await
+    }
+
+    /// Opens an execution that is recorded; `None` where none is.
+    ///
+    /// # Errors
+    /// As [`docket_store::Journal::reopen`].
+    ///
+    /// # Cancel safety
+    /// As [`open`](Self::open).
+    pub(crate) async fn reopen(
+        keeping: &Arc<Keeping>,
+        id: &str,
+        unfinished: Unfinished,
+    ) -> Result<Option<Self>, StoreError> {
+        let (entering, id) = (Arc::clone(keeping), id.to_owned());
+        let opened = async move {
+            let opened = entering.journal.reopen(&entering.tenant, &id, unfinished).await?;
+            Ok(opened.map(|opened| Self::of(&entering, opened)))
+        };
+        keeping.background.carry(BEGINNING, opened).await
+    }
+
+    fn of(keeping: &Arc<Keeping>, opened: Opened) -> Self {
+        match opened {
+            Opened::New(held) => Self::New(HeldExecution::recorded(keeping, held)),
+            Opened::Resumed(held, entry) => Self::Resumed(HeldExecution::recorded(keeping, held), entry),
+            Opened::Elsewhere(entry) => Self::Elsewhere(entry),
+            Opened::Over(entry) => Self::Over(entry),
+            Opened::Conflict(_) => Self::Conflict,
+        }
+    }
+}
+
 impl HeldExecution {
     /// Takes the right to carry an execution out that is recorded.
-    pub(crate) fn recorded(keeping: &Arc<Keeping>, held: Held) -> Self {
+    fn recorded(keeping: &Arc<Keeping>, held: Held) -> Self {
         let lost = CancellationToken::new();
         let state = State::held(keeping, held, &lost);
         Self::of(keeping, lost, state, true)
@@ -65,7 +138,7 @@ impl HeldExecution {
 
     fn of(keeping: &Arc<Keeping>, lost: CancellationToken, state: State, is_begun: bool) -> Self {
         let (keeping, is_begun) = (Arc::clone(keeping), AtomicBool::new(is_begun));
-        let record = ExecutionRecord { keeping, lost, is_begun, state: AsyncMutex::new(state) };
+        let record = ExecutionRecord { keeping, lost, is_begun, state: Arc::new(AsyncMutex::new(state)) };
         Self { record: Arc::new(record), ended: false }
     }
 
@@ -77,13 +150,13 @@ impl HeldExecution {
     ///
     /// # Errors
     /// As [`docket_store::Journal::note_progress`].
+    ///
+    /// # Cancel safety
+    /// A dropped call notes it all the same, before the end is.
     pub(crate) async fn note_progress(&self, progress: Bytes, detail: Arc<str>) -> Result<(), StoreError> {
-        let state = self.record.state.lock().await;
-        let State::Held { held, lease } = &*state else { return Ok(()) };
-        let keeping = &self.record.keeping;
-        keeping.journal.note_progress(&mut *held.lock().await, progress, detail).await?;
-        lease.renewed();
-        Ok(())
+        let record = Arc::clone(&self.record);
+        let noted = async move { record.note_progress(progress, detail).await };
+        self.record.keeping.background.carry("how far an execution is", noted).await
     }
 
     /// Records how the execution ended. Nobody waits for a store that takes its time: where this process
@@ -98,8 +171,8 @@ impl HeldExecution {
         let keeping = &self.record.keeping;
         match begun {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => drop(keeping.later(END, std::future::ready(Err(error)))),
-            Poll::Pending => drop(keeping.later(END, write)),
+            Poll::Ready(Err(error)) => drop(keeping.background.later(END, std::future::ready(Err(error)))),
+            Poll::Pending => drop(keeping.background.later(END, write)),
         }
     }
 
@@ -115,7 +188,8 @@ impl Drop for HeldExecution {
             return;
         }
         let record = Arc::clone(&self.record);
-        self.record.keeping.later("an interrupted execution", async move { record.interrupt().await });
+        let background = &self.record.keeping.background;
+        background.later("an interrupted execution", async move { record.interrupt().await });
     }
 }
 
@@ -133,25 +207,36 @@ impl ExecutionRecord {
     ///
     /// # Cancel safety
     /// Whoever waits next gets the right.
-    pub(crate) async fn beginning(&self) -> Option<Beginning<'_>> {
+    pub(crate) async fn beginning(self: &Arc<Self>) -> Option<Beginning> {
         if self.is_begun.load(Ordering::Acquire) {
             return None;
         }
-        let state = self.state.lock().await;
+        let state = Arc::clone(&self.state).lock_owned().await;
         let State::Draft(draft) = &*state else { return None };
         let (held, write) = self.keeping.journal.begin(draft);
-        Some(Beginning { record: self, state, held, write })
+        Some(Beginning { record: Arc::clone(self), state, held, write })
     }
 
     /// Sees to it that the record is written: before anyone waits for what others do.
     ///
     /// # Errors
     /// Where the store cannot be written.
-    pub(crate) async fn begun(&self) -> Result<(), StoreError> {
+    ///
+    /// # Cancel safety
+    /// A dropped call writes it all the same, before the end is.
+    pub(crate) async fn begun(self: &Arc<Self>) -> Result<(), StoreError> {
         match self.beginning().await {
-            Some(beginning) => beginning.alone().await,
+            Some(beginning) => self.keeping.background.carry(BEGINNING, beginning.alone()).await,
             None => Ok(()),
         }
+    }
+
+    async fn note_progress(&self, progress: Bytes, detail: Arc<str>) -> Result<(), StoreError> {
+        let state = self.state.lock().await;
+        let State::Held { held, lease } = &*state else { return Ok(()) };
+        self.keeping.journal.note_progress(&mut *held.lock().await, progress, detail).await?;
+        lease.renewed();
+        Ok(())
     }
 
     async fn finish(&self, ending: Ending) -> Result<(), StoreError> {
@@ -186,14 +271,14 @@ impl State {
 }
 
 /// The right to write the record of an execution. When dropped before that is done, the next has it.
-pub(crate) struct Beginning<'a> {
-    record: &'a ExecutionRecord,
-    state: MutexGuard<'a, State>,
+pub(crate) struct Beginning {
+    record: Arc<ExecutionRecord>,
+    state: OwnedMutexGuard<State>,
     held: Held,
     write: Write,
 }
 
-impl Beginning<'_> {
+impl Beginning {
     /// Returns what is to be written, alone or beside others.
     pub(crate) fn write(&self) -> Write {
         self.write.clone()

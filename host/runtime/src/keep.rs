@@ -13,8 +13,8 @@ use docket_store::{
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::background::Background;
 use crate::clock;
 use crate::failure::StepFailure;
 use crate::flight::{Flights, Landing, Lead};
@@ -49,7 +49,7 @@ pub(crate) struct Keeping {
     pub(crate) flights: Flights,
     leases: Arc<Leases>,
     /// The renewer, and whatever was still to be written when a handle was dropped.
-    background: TaskTracker,
+    pub(crate) background: Background,
     closing: CancellationToken,
     /// The modules that are in the store, by digest, and when that was seen.
     modules: Mutex<HashMap<String, Instant>>,
@@ -75,7 +75,7 @@ impl Keeping {
             retention,
             flights: Flights::default(),
             leases: Arc::default(),
-            background: TaskTracker::new(),
+            background: Background::new(),
             closing: CancellationToken::new(),
             modules: Mutex::default(),
         });
@@ -127,29 +127,10 @@ impl Keeping {
     /// Writes what is still to be written, stops renewing, and removes some of what has expired.
     pub(crate) async fn close(&self) {
         self.closing.cancel();
-        self.background.close();
-        self.background.wait().await;
+        self.background.close().await;
         if let Err(error) = purge_expired(&**self.store(), PURGED_AT_CLOSE).await {
             tracing::debug!(%error, "what has expired could not be removed");
         }
-    }
-
-    /// Writes something while the caller goes on; none where there is no runtime any more, and the
-    /// lease lapses by itself.
-    pub(crate) fn later(
-        &self,
-        what: &'static str,
-        write: impl Future<Output = Result<(), StoreError>> + Send + 'static,
-    ) -> Option<JoinHandle<()>> {
-        tokio::runtime::Handle::try_current().ok()?;
-        Some(self.background.spawn(async move {
-            match write.await {
-                Err(error) if error.kind() != StoreErrorKind::Conflict => {
-                    tracing::warn!(%error, "{what} could not be noted in the store; its lease will lapse");
-                }
-                _ => {}
-            }
-        }))
     }
 }
 
@@ -193,13 +174,23 @@ impl Hold {
     /// Counts a further attempt, before it begins.
     ///
     /// # Errors
-    /// As [`Claims::again`].
-    pub(crate) async fn again(&mut self) -> Result<(), StoreError> {
-        let mut claim = self.claim.lock().await;
-        self.keeping.claims.again(&mut claim).await?;
-        self.keeping.leases.renewed(self.lease.id);
-        self.attempt = claim.attempt();
-        Ok(())
+    /// As [`Claims::again`]; the claim is given back then.
+    ///
+    /// # Cancel safety
+    /// A dropped call counts the attempt, and then gives the claim back.
+    pub(crate) async fn again(self) -> Result<Self, StoreError> {
+        let keeping = Arc::clone(&self.keeping);
+        keeping.background.carry("a further attempt", self.counted()).await
+    }
+
+    async fn counted(mut self) -> Result<Self, StoreError> {
+        {
+            let mut claim = self.claim.lock().await;
+            self.keeping.claims.again(&mut claim).await?;
+            self.attempt = claim.attempt();
+        }
+        self.lease.renewed();
+        Ok(self)
     }
 
     /// Keeps the result, and tells who follows.
@@ -228,11 +219,11 @@ impl Hold {
         let lead = self.lead.take()?;
         let (claim, claims) = (Arc::clone(&self.claim), self.keeping.claims.clone());
         let failure = failure.clone();
-        self.keeping.later("a failure", async move {
+        Some(self.keeping.background.later("a failure", async move {
             let noted = claims.fail(&*claim.lock().await, stored::encode_failure(&failure)).await;
             lead.land(Landing::Failed(failure));
             noted
-        })
+        }))
     }
 
     /// Ends the work after another has it: nothing is to be given back.
@@ -245,7 +236,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(lead) = self.lead.take() {
             let (claim, claims) = (Arc::clone(&self.claim), self.keeping.claims.clone());
-            self.keeping.later("a claim that was given back", async move {
+            self.keeping.background.later("a claim that was given back", async move {
                 // Who follows may claim once the store says that it is free.
                 let _lead = lead;
                 claims.release(&*claim.lock().await).await

@@ -32,6 +32,7 @@ mod observer;
 mod items;
 mod stored;
 mod flight;
+mod background;
 mod reuse;
 mod key;
 mod keep;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use docket_graph::{Arity, Scope};
-use docket_store::{self as store, Claim, Kind, Left, Look, StoreError, StoreErrorKind, Work};
+use docket_store::{self as store, Kind, Left, Look, StoreError, StoreErrorKind, Work};
 use futures_util::FutureExt as _;
 
 use crate::attempt::attempt;
@@ -15,7 +15,7 @@ use crate::board::{Run, Taken, Turn};
 use crate::call::{Called, Origin, Usage};
 use crate::clock;
 use crate::failure::{StepFailure, said_by};
-use crate::flight::{Landing, Role, landed};
+use crate::flight::{Landing, Lead, Role, landed};
 use crate::generation::{Keep, StepCode};
 use crate::held::Beginning;
 use crate::keep::{Hold, Keeping};
@@ -85,7 +85,7 @@ async fn kept(
     let mut turn = turn;
     loop {
         let found = match before.take() {
-            Some(mut hold) => hold.again().await.map(|()| Found::Mine(hold)),
+            Some(hold) => hold.again().await.map(Found::Mine),
             None => seeker.look_up(turn.attempt).await,
         };
         let mut hold = match found {
@@ -188,8 +188,8 @@ impl Seeker<'_> {
                 }
                 Look::Free(mut free) => {
                     free.attempts = free.attempts.max(attempt - 1);
-                    match self.claim(&free).await? {
-                        Some(claim) => return Ok(Found::Mine(keeping.hold(claim, lead))),
+                    match self.claim(free, lead).await? {
+                        Some(hold) => return Ok(Found::Mine(hold)),
                         None => met = true,
                     }
                 }
@@ -199,19 +199,26 @@ impl Seeker<'_> {
     }
 
     /// Claims the work, for the first of the execution's steps in one batch with the execution's record.
-    async fn claim(&self, free: &store::Free) -> Result<Option<Claim>, StoreError> {
+    ///
+    /// # Cancel safety
+    /// A claim that a dropped call has made is given back.
+    async fn claim(&self, free: store::Free, lead: Lead) -> Result<Option<Hold>, StoreError> {
         let beginning = match &self.run.record {
             Some(record) => record.beginning().await,
             None => None,
         };
-        let beside = beginning.as_ref().map(Beginning::write);
-        let claim = self.keeping.claims.claim_beside(self.work(), free, beside).await?;
-        match (&claim, beginning) {
-            (_, None) => {}
-            (Some(_), Some(beginning)) => beginning.written(),
-            (None, Some(beginning)) => beginning.alone().await?,
-        }
-        Ok(claim)
+        let (keeping, work) = (Arc::clone(self.keeping), self.work());
+        let claimed = async move {
+            let beside = beginning.as_ref().map(Beginning::write);
+            let claim = keeping.claims.claim_beside(work, &free, beside).await?;
+            match (&claim, beginning) {
+                (_, None) => {}
+                (Some(_), Some(beginning)) => beginning.written(),
+                (None, Some(beginning)) => beginning.alone().await?,
+            }
+            Ok(claim.map(|claim| keeping.hold(claim, lead)))
+        };
+        self.keeping.background.carry("a claim", claimed).await
     }
 
     /// Sees to it that the execution is recorded, before it waits for another.

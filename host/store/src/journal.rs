@@ -353,9 +353,10 @@ impl Journal {
             facts: facts.clone(),
             body: body.clone(),
         };
-        let writes = vec![Write::Put { record, expect: Expect::Revision(held.revision) }];
+        let writes = vec![Write::Put { record, expect: held.there }];
         steady::commit(&*self.store, Batch { writes, sync: Sync::Later }).await?;
-        (held.facts, held.body, held.revision) = (facts, body, revision);
+        let there = Expect::Revision(revision);
+        *held = Held { facts, body, revision, there, ..held.clone() };
         Ok(())
     }
 

@@ -151,6 +151,23 @@ async fn what_ended_without_a_result_is_answered_or_gone_on_with_as_asked() {
 }
 
 #[tokio::test]
+async fn whoever_has_noted_progress_still_ends_the_execution_and_the_next_finds_the_note() {
+    for notes in 0..3 {
+        let (_, _, [journal]) = journals();
+        let mut first = held(journal.open(new("x", "request"), Unfinished::Return).await.unwrap());
+        for note in 0..notes {
+            let detail = format!(r#"{{"note":{note}}}"#);
+            journal.note_progress(&mut first, format!("{note}").into(), detail.into()).await.unwrap();
+        }
+        finish(&journal, &first, Status::Interrupted, "").await.unwrap();
+        let opened = journal.open(new("x", "request"), Unfinished::Return).await.unwrap();
+        let Opened::Resumed(_, entry) = opened else { panic!("{opened:?}") };
+        let last = (notes > 0).then(|| format!("{}", notes - 1)).unwrap_or_default();
+        assert_eq!((entry.facts.status, &entry.progress[..]), (Status::Interrupted, last.as_bytes()));
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_execution_is_nobodys_and_is_forgotten_in_time() {
     let (store, clock, [journal]) = journals();
     let first = held(journal.open(new("x", "request"), Unfinished::Return).await.unwrap());
@@ -237,6 +254,7 @@ fn digest(bytes: &[u8]) -> String {
 enum Event {
     Open(Unfinished),
     Renew,
+    Note,
     Finish(Status),
     Die,
     Cancel,
@@ -248,6 +266,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => proptest::sample::select(vec![Unfinished::Return, Unfinished::Resume]).prop_map(Event::Open),
         3 => Just(Event::Renew),
+        3 => Just(Event::Note),
         3 => proptest::sample::select(vec![Status::Done, Status::Failed, Status::Interrupted]).prop_map(Event::Finish),
         1 => Just(Event::Die),
         1 => Just(Event::Cancel),
@@ -288,6 +307,13 @@ proptest! {
                     Event::Renew => if let Some(held) = &holds[owner] {
                         let batch = Batch { writes: vec![journal.renewal(held)], sync: Sync::Later };
                         let answer = store.commit(batch).await;
+                        assert_eq!(answer.is_ok(), by_right, "{answer:?}");
+                        if by_right {
+                            holder = Some((owner, lease(&*store).await));
+                        }
+                    },
+                    Event::Note => if let Some(held) = &mut holds[owner] {
+                        let answer = journal.note_progress(held, "some".into(), held.detail()).await;
                         assert_eq!(answer.is_ok(), by_right, "{answer:?}");
                         if by_right {
                             holder = Some((owner, lease(&*store).await));

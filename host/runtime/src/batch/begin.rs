@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use docket_graph::{OnItemError, Port};
-use docket_store::{Entry, Held, NewExecution, Opened, StoreErrorKind, Unfinished};
+use docket_store::{Entry, NewExecution, StoreErrorKind, Unfinished};
 use futures_util::FutureExt as _;
 use sha2::Digest as _;
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ use crate::execution::{
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, said_by};
 use crate::generation::{Prepared, frame};
-use crate::held::{Ending, HeldExecution};
+use crate::held::{Ending, Entered, HeldExecution};
 use crate::items::{BatchProgress, ItemSource};
 use crate::keep::Keeping;
 use crate::outcome::Outcome;
@@ -179,13 +179,13 @@ impl Begin {
         loop {
             match self.open(&keeping).await {
                 Err(error) => return self.unable(Some(keeping), error),
-                Ok(Opened::New(held)) => {
+                Ok(Entered::New(held)) => {
                     let _ = self.same_items(None);
-                    return Ok(Recorded::Yes(HeldExecution::recorded(&keeping, held)));
+                    return Ok(Recorded::Yes(held));
                 }
-                Ok(Opened::Resumed(held, entry)) => return self.go_on(&keeping, held, entry).await,
-                Ok(Opened::Conflict(_)) => return Err(RequestError::Conflict { id: self.id.clone() }),
-                Ok(Opened::Elsewhere(entry) | Opened::Over(entry)) => {
+                Ok(Entered::Resumed(held, entry)) => return self.go_on(&keeping, held, entry).await,
+                Ok(Entered::Conflict) => return Err(RequestError::Conflict { id: self.id.clone() }),
+                Ok(Entered::Elsewhere(entry) | Entered::Over(entry)) => {
                     let Self { id, limit, cancelled, .. } = &*self;
                     let (id, cancelled) = (id.clone(), Some(cancelled.clone()));
                     let begun = Begun { id: id.clone(), limit: *limit, host: &host, cancelled };
@@ -198,7 +198,7 @@ impl Begin {
         }
     }
 
-    async fn open(&self, keeping: &Keeping) -> Result<Opened, RequestError> {
+    async fn open(&self, keeping: &Arc<Keeping>) -> Result<Entered, RequestError> {
         keep_modules(keeping, &self.home, &self.prepared).await?;
         let stored = self.stored();
         let shared = stored.inputs.iter().map(|(port, value)| (port, value));
@@ -213,17 +213,16 @@ impl Begin {
             request: stored.encode(),
             detail: detail(&stored, None),
         };
-        Ok(keeping.journal.open(new, Unfinished::Again).await?)
+        Ok(Entered::open(keeping, new, Unfinished::Again).await?)
     }
 
     /// Goes on with a batch that was begun before: with its modules and its clock.
     async fn go_on(
         &mut self,
         keeping: &Arc<Keeping>,
-        held: Held,
+        held: HeldExecution,
         entry: Entry,
     ) -> Result<Recorded, RequestError> {
-        let held = HeldExecution::recorded(keeping, held);
         let known = ItemsRead::read_from(&entry.progress)?;
         let StoredRequest { started_at_ms, modules, .. } = StoredRequest::decode(entry.request)?;
         self.started_at_ms = started_at_ms;
