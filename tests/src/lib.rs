@@ -14,6 +14,7 @@ pub mod fuzzed;
 pub mod program;
 pub mod stores;
 pub mod web;
+pub mod wordcount;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -17,29 +17,13 @@ use docket_runtime::{
     RetryOptions, StepFailure, StepOptions, StoredRequest, Value,
 };
 use docket_tests::example::{UserId, UserProfile};
+use docket_tests::wordcount::{Summary, Text};
 use docket_tests::{Recorder, Setup, example_module, host, keeping, options};
 use futures_util::{Stream, StreamExt as _, stream};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use prost::Message;
 use prost::bytes::Bytes;
-
-/// A message whose first field is a text; the others come after it.
-#[derive(Clone, PartialEq, Message)]
-struct Text {
-    #[prost(string, tag = "1")]
-    text: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Summary {
-    #[prost(uint32, tag = "1")]
-    sentences: u32,
-    #[prost(uint32, tag = "2")]
-    words: u32,
-    #[prost(string, tag = "3")]
-    longest: String,
-}
 
 type Items = Pin<Box<dyn Stream<Item = Result<Bytes, ItemsError>> + Send>>;
 

@@ -13,33 +13,9 @@ use docket_runtime::{
     Request, StepFailure, StepOptions, StepOutcome, Value, explain,
 };
 use docket_store::{MemoryStore, Store};
+use docket_tests::wordcount::{Summary, Text, WordCount};
 use docket_tests::{Recorder, example_module, options};
 use prost::Message;
-
-/// A message whose first field is a text; the others come after it.
-#[derive(Clone, PartialEq, Message)]
-struct Text {
-    #[prost(string, tag = "1")]
-    text: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct WordCount {
-    #[prost(string, tag = "1")]
-    sentence: String,
-    #[prost(uint32, tag = "2")]
-    words: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Summary {
-    #[prost(uint32, tag = "1")]
-    sentences: u32,
-    #[prost(uint32, tag = "2")]
-    words: u32,
-    #[prost(string, tag = "3")]
-    longest: String,
-}
 
 async fn counter(options: HostOptions, recorder: &Arc<Recorder>) -> Host {
     let builder = Host::builder().options(options).observer(recorder.clone());

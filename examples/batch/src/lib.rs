@@ -1,7 +1,8 @@
 //! Each film of a batch is checked on its own, all that are good make the statistics, once, and each is rated by
-//! them. Nobody says so anywhere: `compute_stats` takes many films, the others take one.
+//! them. Nobody says so anywhere: `compute_stats` takes many films, the others take one. It also takes how many are not among
+//! them because they failed.
 
-use docket_guest::{Failure, Labeled, Many, StepResult, label};
+use docket_guest::{Failed, Failure, Labeled, Many, StepResult, label};
 use pb::{Evening, Film, RatedFilm, Stats};
 
 mod pb {
@@ -20,11 +21,11 @@ fn check_film(film: Film) -> StepResult<Labeled<Checked, Film>> {
     Ok(Labeled::new(film))
 }
 
-fn compute_stats(films: Labeled<Checked, Many<Film>>) -> StepResult<Stats> {
+fn compute_stats(films: Labeled<Checked, Many<Film>>, failed: Failed) -> StepResult<Stats> {
     let films = films.into_inner();
-    let count = u32::try_from(films.len())?;
+    let (count, left_out) = (u32::try_from(films.len())?, u32::try_from(failed.count)?);
     if count == 0 {
-        return Ok(Stats::default());
+        return Ok(Stats { left_out, ..Stats::default() });
     }
     let ratings = || films.iter().map(|film| film.rating);
     let total_minutes: u32 = films.iter().map(|film| film.minutes).sum();
@@ -35,6 +36,7 @@ fn compute_stats(films: Labeled<Checked, Many<Film>>) -> StepResult<Stats> {
         highest_rating: ratings().fold(f64::NEG_INFINITY, f64::max),
         total_minutes,
         average_minutes: total_minutes / count,
+        left_out,
     })
 }
 
@@ -70,8 +72,9 @@ mod tests {
 
     #[test]
     fn the_five_films_are_rated_by_what_they_are_together() {
-        let stats = compute_stats(Labeled::new(Many(FILMS.map(film).into()))).unwrap();
+        let stats = compute_stats(Labeled::new(Many(FILMS.map(film).into())), Failed { count: 2 }).unwrap();
         assert_eq!((stats.films, stats.total_minutes, stats.average_minutes), (5, 767, 153));
+        assert_eq!(stats.left_out, 2);
         assert_eq!(format!("{:.2}", stats.average_rating), "9.10");
         let rated = FILMS.map(|facts| {
             let evening = Evening { minutes: 160 };
@@ -90,7 +93,8 @@ mod tests {
 
     #[test]
     fn no_films_have_statistics_and_a_rating_that_cannot_be_is_refused() {
-        assert_eq!(compute_stats(Labeled::new(Many(Vec::new()))).unwrap(), Stats::default());
+        let none = compute_stats(Labeled::new(Many(Vec::new())), Failed::default()).unwrap();
+        assert_eq!(none, Stats::default());
         let failure = check_film(film(("x", 11.0, 1))).unwrap_err();
         assert_eq!(failure.code.as_deref(), Some("bad_rating"));
     }

@@ -13,7 +13,7 @@ mod pb {
 docket_guest::module!(
     step(answer_in_workflow).version("1").keep(Scope::Workflow),
     step(answer_globally).version("1").keep(Scope::Global),
-    step(answer_for_a_while).version("1").keep_for(Scope::Global, Duration::from_secs(2)),
+    step(answer_for_a_while).version("1").keep_for(Scope::Global, Duration::from_secs(5)),
     step(compare),
 );
 

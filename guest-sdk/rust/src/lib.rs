@@ -27,6 +27,7 @@
 //! | a message | an input or output of arity one |
 //! | [`Many<M>`](Many) | one of arity many |
 //! | [`Labeled<L, M>`](Labeled) | the same with a label, so that one message type can flow through several ports |
+//! | [`Failed`] (parameter only) | what the host counts: how many elements failed of those that the step gathers |
 //! | [`Invocation`] (parameter only) | no input: the circumstances of this attempt |
 //!
 //! A step fails by returning a [`Failure`]; `?` makes a retryable one of any error. A panic is a
@@ -38,12 +39,14 @@ pub mod bindings;
 mod failure;
 mod config;
 mod invocation;
+mod failed;
 mod message;
 mod policy;
 mod step;
 mod module;
 
 pub use config::{Config, FromConfig};
+pub use failed::Failed;
 pub use failure::{Failure, FailureKind, StepResult};
 pub use invocation::Invocation;
 pub use message::{Argument, Flow, Label, Labeled, Many, Payload};

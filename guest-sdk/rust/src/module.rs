@@ -1,6 +1,7 @@
 //! The steps of one component. Owns what `describe` and `run` answer; never touches a message
 //! itself.
 
+use crate::failed::with_failed;
 use crate::{Failure, Invocation, Step, wire};
 
 /// The steps of one crate with the descriptors of their messages; made by
@@ -19,8 +20,9 @@ impl Module {
 
     /// Returns what the module declares.
     pub fn describe(self) -> wire::Module {
-        let steps = self.steps.into_iter().map(Step::into_declaration).collect();
-        wire::Module { steps, descriptors: self.descriptors.to_vec() }
+        let steps: Vec<_> = self.steps.into_iter().map(Step::into_declaration).collect();
+        let descriptors = with_failed(self.descriptors, &steps);
+        wire::Module { steps, descriptors }
     }
 
     /// Runs one step once.

@@ -15,6 +15,7 @@ impl DimensionId {
     pub const ROOT: Self = Self(0);
 
     /// Returns the position in [`Plan::dimensions`](crate::Plan::dimensions).
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }

@@ -183,6 +183,41 @@ pub enum Fault {
         /// One input for each of them.
         inputs: Box<[PerElement; 2]>,
     },
+    /// A step that cannot have the host's count of failed elements.
+    #[error("{place} {misuse}")]
+    Failed {
+        /// Where.
+        place: Place,
+        /// Why.
+        misuse: FailedMisuse,
+    },
+}
+
+/// Why a step cannot have the host's count of failed elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[non_exhaustive]
+pub enum FailedMisuse {
+    /// It gives one itself.
+    #[error("gives `docket.v1.Failed`, which only the host gives; give a message of your own")]
+    Given,
+    /// No other input of it could be gathered.
+    #[error(
+        "takes `docket.v1.Failed`, and nothing as many: it is how many elements are missing from what a step gathers; \
+         take an input as many, or leave it out"
+    )]
+    NothingGathered,
+    /// It takes a list of counts.
+    #[error("takes `docket.v1.Failed` as many; there is one count for each call, so take it as one")]
+    Many,
+    /// It takes it with a label.
+    #[error("takes `docket.v1.Failed` with a label; the host gives it without one, so leave the label out")]
+    Labelled,
+    /// Its module has another message of this name.
+    #[error(
+        "takes `docket.v1.Failed`, which its module defines otherwise; the host's is \
+         `message Failed {{ uint64 count = 1; }}`"
+    )]
+    Unlike,
 }
 
 /// An input that a step takes once for each element of a list.

@@ -2,6 +2,7 @@
 //! Never asks what is to be computed; that is the plan's question.
 
 mod dimensions;
+mod host_given;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +13,7 @@ use crate::compatible::{MOST_PAIRS, TooManyPairs, differences};
 use crate::cycle::cycles;
 use crate::declaration::{ModuleDecl, RawModule, StepDecl, duplicate_names};
 use crate::edges::Edges;
+use crate::failed::is_failed;
 use crate::fault::{Fault, GraphErrors, Place};
 use crate::policy::Policy;
 use crate::port::{Arity, Port, StepName};
@@ -31,6 +33,7 @@ pub struct PortId(u32);
 
 impl StepId {
     /// Returns the position in [`Graph::steps`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -38,6 +41,7 @@ impl StepId {
 
 impl PortId {
     /// Returns the position in [`Graph::ports`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -72,6 +76,8 @@ pub struct Graph {
     consumers: Edges<StepId>,
     leaves: Vec<PortId>,
     outputs: Vec<PortId>,
+    /// The port of the host's count of failed elements, where some step takes it.
+    failed: Option<PortId>,
     /// By step; empty where every step runs once.
     per_element_of: Vec<Option<PortId>>,
 }
@@ -89,7 +95,7 @@ impl Graph {
     ///
     /// # Errors
     /// Every fault between them: no step, two steps of one name, two producers, cycles, steps that would run for each
-    /// element of two unrelated lists, messages that differ between modules.
+    /// element of two unrelated lists, steps that cannot have the host's count, messages that differ between modules.
     pub fn infer(modules: Vec<ModuleDecl>) -> Result<Self, GraphErrors> {
         let names = modules
             .iter()
@@ -129,6 +135,7 @@ impl Graph {
             faults.push(Fault::EmptyGraph);
         }
         draft.find_two_producers(&mut faults);
+        draft.find_misused_counts(&mut faults);
         let per_element_of = draft.find_dimensions(&mut faults);
         draft.find_cycles(&mut faults);
         let messages = draft.find_messages(&mut faults);
@@ -149,6 +156,7 @@ impl Graph {
     }
 
     /// Returns a step.
+    #[inline]
     pub fn step(&self, step: StepId) -> &Step {
         &self.steps[step.index()]
     }
@@ -164,6 +172,7 @@ impl Graph {
     }
 
     /// Returns a port.
+    #[inline]
     pub fn port(&self, port: PortId) -> &Port {
         &self.ports[port.index()].port
     }
@@ -173,17 +182,29 @@ impl Graph {
         self.ports.binary_search_by(|node| node.port.cmp(port)).ok().map(|i| PortId(id(i)))
     }
 
-    /// Returns the step that gives a port; none for a leaf.
+    /// Returns whether the host itself gives a port: [`FAILED`](crate::FAILED), how many elements failed of those that a
+    /// step gathers. It is no leaf, and nobody is asked for it.
+    pub fn is_from_host(&self, port: PortId) -> bool {
+        self.failed == Some(port)
+    }
+
+    /// Returns the ports that a request can name, by their texts.
+    pub(crate) fn nameable(&self) -> impl Iterator<Item = &Port> {
+        self.ports().filter(|(id, _)| !self.is_from_host(*id)).map(|(_, port)| port)
+    }
+
+    /// Returns the step that gives a port; none for a leaf and for what the host gives.
     pub fn producer(&self, port: PortId) -> Option<StepId> {
         self.ports[port.index()].producer
     }
 
     /// Returns the steps that take a port, each once, by name.
+    #[inline]
     pub fn consumers(&self, port: PortId) -> &[StepId] {
         self.consumers.of_source(port.index())
     }
 
-    /// Returns what no step gives, by text.
+    /// Returns what no step gives, and the host neither, by text.
     pub fn leaves(&self) -> &[PortId] {
         &self.leaves
     }
@@ -214,6 +235,7 @@ impl Graph {
     }
 
     /// Returns the tables to check the bytes of a port by.
+    #[inline]
     pub fn schema(&self, port: PortId) -> &Schema {
         self.schemas[port.index()].get_or_init(|| Schema::of(self.message(port)))
     }
@@ -424,9 +446,10 @@ impl Draft {
                 .map(|(i, _)| PortId(id(i)))
                 .collect()
         };
-        let leaves = select(|node, _| node.producer.is_none());
+        let leaves = select(|node, _| node.producer.is_none() && !is_failed(&node.port));
+        let failed = ports.iter().position(|node| is_failed(&node.port)).map(|i| PortId(id(i)));
         let outputs = select(|node, consumers| node.producer.is_some() && consumers.is_empty());
-        Graph { modules, steps, ports, schemas, consumers, leaves, outputs, per_element_of }
+        Graph { modules, steps, ports, schemas, consumers, leaves, outputs, failed, per_element_of }
     }
 }
 

@@ -17,6 +17,7 @@ mod wire;
 mod map_key;
 mod walk;
 mod canonical;
+mod failed;
 mod compatible;
 mod descriptors;
 mod declaration;
@@ -33,7 +34,8 @@ pub use declaration::{
     ModuleDecl, RawBackoff, RawModule, RawPersistence, RawPolicy, RawPort, RawRetry, RawStep, StepDecl,
 };
 pub use dimension::{DimensionId, Take};
-pub use fault::{Excess, Fault, GraphErrors, PerElement, Place, PolicyError, Position};
+pub use failed::{FAILED, failed_message};
+pub use fault::{Excess, FailedMisuse, Fault, GraphErrors, PerElement, Place, PolicyError, Position};
 pub use graph::{Graph, PortId, Step, StepId};
 pub use plan::{
     DefaultError, Dimension, Gathered, Input, NodeId, Opener, Plan, PlanErrors, PlanFault, Repeated, Source,

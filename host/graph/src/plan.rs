@@ -29,6 +29,7 @@ pub struct NodeId(pub(crate) u32);
 
 impl NodeId {
     /// Returns the position in [`Plan::nodes`].
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -41,6 +42,8 @@ pub enum Source {
     Given(usize),
     /// What a node gives.
     Node(NodeId),
+    /// The host: how many elements have failed of those that the node gathers. See [`Plan::gathers_from`].
+    Failed,
 }
 
 impl Default for Source {
@@ -136,8 +139,9 @@ impl Plan {
     fn with(graph: &Graph, target: &Port, given: &[Port], items: Option<usize>) -> Result<Self, PlanErrors> {
         let mut faults = Vec::new();
         let inputs = find_given(graph, given, &mut faults);
-        let Some(target_id) = graph.find_port(target) else {
-            let nearest = nearest(target, graph.ports().map(|(_, port)| port)).cloned();
+        let target_id = graph.find_port(target);
+        let Some(target_id) = target_id.filter(|port| !graph.is_from_host(*port)) else {
+            let nearest = nearest(target, graph.nameable()).cloned();
             faults.push(PlanFault::UnknownTarget { port: target.clone(), nearest });
             return Err(PlanErrors::of(faults));
         };
@@ -153,27 +157,32 @@ impl Plan {
     }
 
     /// Returns the port that is computed.
+    #[inline]
     pub fn target(&self) -> PortId {
         self.target
     }
 
     /// Returns where the target's value comes from.
+    #[inline]
     pub fn target_source(&self) -> Source {
         self.target_source
     }
 
     /// Returns the dimension in which the target's value is made.
+    #[inline]
     pub fn target_dimension(&self) -> DimensionId {
         self.target_dimension
     }
 
     /// Returns the dimension in which the target's values are gathered, in order, those of nested dimensions as one list:
     /// the items', if each item has a value of its own, else the root.
+    #[inline]
     pub fn result_dimension(&self) -> DimensionId {
         if self.wiring.ordered { self.wiring.items } else { DimensionId::ROOT }
     }
 
     /// Returns how many nodes there are.
+    #[inline]
     pub fn len(&self) -> usize {
         self.steps.len()
     }
@@ -184,18 +193,40 @@ impl Plan {
     }
 
     /// Returns all nodes, by depth and then by the step's name.
+    #[inline]
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (NodeId, StepId)> {
         (0..self.steps.len()).map(|i| (node(i), self.steps[i]))
     }
 
     /// Returns the step of a node.
+    #[inline]
     pub fn step(&self, node: NodeId) -> StepId {
         self.steps[node.index()]
     }
 
     /// Returns each input of a node, in the order of the step's declaration.
+    #[inline]
     pub fn inputs(&self, node: NodeId) -> &[Input] {
         self.inputs.of_source(node.index())
+    }
+
+    /// Returns the dimensions whose elements a node gathers, each with the last stage after which it does: [`Source::Failed`]
+    /// is how many elements of them had failed by then. Only items fail alone, so of all these numbers at most one is not 0.
+    pub fn gathers_from(&self, node: NodeId) -> Vec<(DimensionId, u32)> {
+        let gathered = self.inputs(node).iter().filter(|input| input.take == Take::Gathered);
+        let mut from: Vec<(DimensionId, u32)> = Vec::new();
+        for (dimension, stage) in gathered.filter_map(|input| match input.source {
+            Source::Node(source) => Some((self.dimension_of(source), self.stage(source))),
+            // Items of which nothing runs for each have no dimension.
+            Source::Given(_) => self.items().map(|items| (items, 0)),
+            Source::Failed => None,
+        }) {
+            match from.iter_mut().find(|(known, _)| *known == dimension) {
+                Some((_, last)) => *last = stage.max(*last),
+                None => from.push((dimension, stage)),
+            }
+        }
+        from
     }
 
     /// Returns the longest way from the inputs to a node, in steps before it: 0 for one that can start at once.
@@ -210,11 +241,13 @@ impl Plan {
     }
 
     /// Returns where the elements of a dimension come from, and how they are worked on.
+    #[inline]
     pub fn dimension(&self, dimension: DimensionId) -> &Dimension {
         &self.dimensions[dimension.index()]
     }
 
     /// Returns the dimension in which a node runs.
+    #[inline]
     pub fn dimension_of(&self, node: NodeId) -> DimensionId {
         self.wiring.homes[node.index()]
     }
@@ -225,11 +258,13 @@ impl Plan {
     }
 
     /// Returns the nodes of a dimension, in the order of the plan.
+    #[inline]
     pub fn nodes_in(&self, dimension: DimensionId) -> &[NodeId] {
         self.wiring.nodes.of_source(dimension.index())
     }
 
     /// Returns the position of a node among those of its dimension.
+    #[inline]
     pub fn position(&self, node: NodeId) -> usize {
         self.wiring.positions[node.index()] as usize
     }
@@ -241,12 +276,14 @@ impl Plan {
 
     /// Returns the dimension of the items of a batch. None if nothing runs for each item: then all of them, as a list, are
     /// the value of the given input, and are needed before the start.
+    #[inline]
     pub fn items(&self) -> Option<DimensionId> {
         Some(self.wiring.items).filter(|items| *items != DimensionId::ROOT)
     }
 
     /// Returns what is gathered of the elements of a dimension for steps that take many. What is gathered of the target is
     /// not among it, if no step takes that.
+    #[inline]
     pub fn gathered(&self, dimension: DimensionId) -> &[Gathered] {
         self.gathered.of_source(dimension.index())
     }

@@ -91,13 +91,11 @@ pub enum StepNameError {
 
 /// What flows between steps, and a node of the graph: a message type and perhaps a label.
 ///
-/// Printed, parsed and serialized as `example.v1.Text` or `example.v1.Text#clean`. The order is that of the text,
-/// because `#` sorts before every character of a message name.
+/// Printed, parsed and serialized as `example.v1.Text` or `example.v1.Text#clean`. The order is that of the text: by
+/// message and then by label, because `#` sorts before every character of a message name. Held as that one text, because
+/// every request clones, compares and drops some.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Port {
-    message: Arc<str>,
-    label: Option<Arc<str>>,
-}
+pub struct Port(Arc<str>);
 
 impl Port {
     /// The longest label, in bytes.
@@ -118,7 +116,10 @@ impl Port {
                 return Err(PortError::Label { text: clip(label) });
             }
         }
-        Ok(Self { message: message.into(), label: label.map(Arc::from) })
+        Ok(Self(match label {
+            Some(label) => format!("{message}#{label}").into(),
+            None => message.into(),
+        }))
     }
 
     /// Returns the port that is written as `message` or `message#label`.
@@ -134,21 +135,18 @@ impl Port {
 
     /// Returns the message's full name.
     pub fn message(&self) -> &str {
-        &self.message
+        self.0.split_once('#').map_or(&*self.0, |(message, _)| message)
     }
 
     /// Returns the label, if there is one.
     pub fn label(&self) -> Option<&str> {
-        self.label.as_deref()
+        self.0.split_once('#').map(|(_, label)| label)
     }
 }
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.label {
-            Some(label) => write!(f, "{}#{label}", self.message),
-            None => f.write_str(&self.message),
-        }
+        f.write_str(&self.0)
     }
 }
 

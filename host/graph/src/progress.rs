@@ -28,6 +28,7 @@ impl FrameId {
 
     /// Returns a number that no other frame has before this one has ended. There are no more such numbers than frames were
     /// under way at once.
+    #[inline]
     pub fn slot(self) -> usize {
         self.slot as usize
     }
@@ -44,6 +45,7 @@ pub struct Job {
 
 impl Job {
     /// Returns the job of a node that runs once.
+    #[inline]
     pub fn once(node: NodeId) -> Self {
         Self { frame: FrameId::ROOT, node }
     }
@@ -318,6 +320,7 @@ impl Progress {
     }
 
     /// Returns how the execution ended, once it has.
+    #[inline]
     pub fn conclusion(&self) -> Option<Conclusion> {
         self.machine.conclusion()
     }
@@ -336,12 +339,14 @@ impl Progress {
 
     /// Returns where a job stands; none where its frame has ended. What runs once always stands somewhere: after
     /// [`Action::Finish`] nothing waits or runs.
+    #[inline]
     pub fn state(&self, job: Job) -> Option<State> {
         self.machine.node(&self.wiring, job).map(|node| node.state)
     }
 
     /// Returns how many attempts of a job began, those before a restart and one that is about to included. None where its
     /// frame has ended.
+    #[inline]
     pub fn attempts(&self, job: Job) -> Option<u32> {
         self.machine.node(&self.wiring, job).map(|node| node.attempts)
     }

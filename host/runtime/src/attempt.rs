@@ -22,10 +22,10 @@ pub(crate) async fn attempt(
     turn: Turn,
     key: [u8; 32],
     inputs: &[(Arc<Value>, Arity)],
-    begun: Option<Admitted<'_>>,
+    begun: &mut Option<Admitted<'_>>,
 ) -> Called {
     let code = run.code(turn.job.node);
-    let Admitted { _gate, _share, mut seat, at } = match begun {
+    let Admitted { _gate, _share, mut seat, at } = match begun.take() {
         Some(admitted) => admitted,
         None => admit(run, turn, code).await,
     };

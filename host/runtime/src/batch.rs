@@ -196,11 +196,11 @@ impl Shared {
         ports.push(port.clone());
         let position = ports.len() - 1;
         let prepared = self.home.generation.plan_items(&target, &ports, position)?;
-        check(graph, &ports[..position], &mut given, prepared.keeps)?;
+        check(graph, &prepared, &mut given)?;
         self.has_store_for(&prepared)?;
         // The items' own place; where nothing runs for each of them, the list of all takes it.
         given.push(Arc::new(Value::Many(Vec::new())));
-        let now = clock::unix_millis(clock::wall());
+        let now = clock::wall_millis();
         let progress = BatchProgress::default();
         let id = execution_id.unwrap_or_else(|| ExecutionId::at(now));
         let form = ItemForm { home: Arc::clone(&self.home), port: port.clone(), keeps: prepared.keeps };

@@ -42,7 +42,7 @@ use frame::{Frame, Frames};
 use items::Items;
 pub(crate) use items::{ItemsStart, Reading};
 use kept::KeptNode;
-pub(crate) use lanes::{Admitted, Rank, Taken};
+pub(crate) use lanes::{Admitted, Next, Rank, Taken};
 
 /// One execution: what it was asked, and how far it is.
 pub(crate) struct Run {
@@ -50,6 +50,8 @@ pub(crate) struct Run {
     pub(crate) home: Arc<Home>,
     prepared: Arc<Prepared>,
     given: Vec<Arc<Value>>,
+    /// What the keys of its work begin with, where results are not kept.
+    pub(crate) key: RunKey,
     pub(crate) started_at_ms: u64,
     pub(crate) started: Instant,
     pub(crate) limit: Option<Duration>,
@@ -107,8 +109,8 @@ struct Board {
     tallies: Vec<Tally>,
     /// The final failures of jobs whose frames may be gone when it shows what they mean.
     failures: Vec<Failed>,
-    /// Of a batch.
-    items: Option<Items>,
+    /// Of a batch. Boxed: most executions have none, and would carry its size.
+    items: Option<Box<Items>>,
     /// How many attempts are being polled for the first time: each may end, and make others ready,
     /// at any moment.
     begun: usize,
@@ -213,6 +215,11 @@ impl Board {
         self.items.as_ref()?.broken()
     }
 
+    /// Returns how many items of a batch are no messages.
+    fn unread(&self) -> u64 {
+        self.items.as_ref().map_or(0, |items| items.unread())
+    }
+
     /// Calls whoever reads the batch, where that is worth it.
     fn call_reader(&mut self, now: Instant) -> bool {
         let idle = self.ready.is_empty();
@@ -236,12 +243,13 @@ impl Run {
         let elements = items.as_ref().map_or_else(Elements::default, ItemsStart::elements);
         let progress = Progress::new(plan, Arc::clone(retries), elements);
         let resting = prepared.reuses.then(|| home.instances.rest());
-        let frames = Frames::new(plan, key, uses);
+        let frames = Frames::new(plan, uses);
         let run = Arc::new(Self {
             id,
             home,
             prepared,
             given,
+            key,
             started_at_ms,
             started,
             limit,
@@ -258,7 +266,7 @@ impl Run {
                 frames,
                 tallies: Vec::new(),
                 failures: Vec::new(),
-                items: items.map(|items| Items::new(items, started)),
+                items: items.map(|items| Box::new(Items::new(items, started))),
                 begun: 0,
                 first_rests: false,
                 helpers: 0,
@@ -373,7 +381,7 @@ impl Run {
                 Action::Open(element) => {
                     let Board { frames, items, .. } = &mut *board;
                     let item = || items.as_mut().expect("only a batch has items").take_incoming();
-                    frames.open(self.plan(), element, &self.prepared.uses, item);
+                    frames.open(&self.prepared, &self.key, element, item);
                 }
                 Action::Start { job, attempt, delay } => {
                     if attempt > 1 {
@@ -392,8 +400,10 @@ impl Run {
                 },
                 Action::Passed { element, stage } => board.frames.gather(self.plan(), element, stage),
                 Action::Ended { element, how } => self.element_ended(board, element, how),
-                Action::Closed { frame, dimension, stage, .. } => {
-                    board.frames.close(self.plan(), frame, dimension, stage);
+                Action::Closed { frame, dimension, stage, elements: _, failed } => {
+                    let is_of_items = Some(dimension) == self.plan().items();
+                    let unread = if is_of_items { board.unread() } else { 0 };
+                    board.frames.close(self.plan(), frame, (dimension, stage), failed + unread);
                 }
                 Action::Finish(conclusion) => self.finish(board, conclusion),
             }

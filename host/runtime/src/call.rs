@@ -90,7 +90,8 @@ pub(crate) struct Invocation<'a> {
 
 /// How an attempt ended, and what it used.
 pub(crate) struct Called {
-    pub(crate) result: Result<Arc<Value>, StepFailure>,
+    /// A failure is boxed: most attempts have none, and all would carry its size.
+    pub(crate) result: Result<Arc<Value>, Box<StepFailure>>,
     pub(crate) usage: Usage,
     pub(crate) ended: Instant,
     pub(crate) origin: Origin,
@@ -198,7 +199,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
     if let Some(again) = again.filter(|_| may_go_on) {
         *again = boxed;
     }
-    Called { result: result.map(Arc::new), usage, ended, origin: Origin::Attempt }
+    Called { result: result.map(Arc::new).map_err(Box::new), usage, ended, origin: Origin::Attempt }
 }
 
 /// Why a module did not say what it offers.

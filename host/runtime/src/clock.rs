@@ -9,10 +9,10 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Returns the wall-clock time, rounded down to what a step is told: whole milliseconds.
+/// Returns the wall-clock time as a step is told it: in whole milliseconds since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "this is the door that the lint points to")]
-pub(crate) fn wall() -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(unix_millis(SystemTime::now()))
+pub(crate) fn wall_millis() -> u64 {
+    unix_millis(SystemTime::now())
 }
 
 /// Returns the wall-clock time as precise as the host has it; times before the epoch count as the epoch.

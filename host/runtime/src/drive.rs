@@ -19,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Rank, Run};
+use crate::board::{Next, Rank, Run};
 use crate::clock;
 use crate::engine::TICK;
 use crate::turn::turn as take_turn;
@@ -53,15 +53,31 @@ pub(crate) struct Stops<'a> {
 /// When dropped, everything that the run has under way is stopped, and nothing of it outlives the
 /// time slice of a guest that is computing just then.
 pub(crate) async fn drive(run: &Arc<Run>, stops: Stops<'_>) {
-    let _abandoned = StopOnDrop(run);
+    let mut abandoned = StopOnDrop { run, over: false };
     let helpers = Helpers::default();
     let mut lane = Lane::new(run, Some(&helpers), run.started);
     // The first turns are taken in this very future: most executions need no others.
     let mut first = pin!(lane.place.take_turns(run.started, run.started, true));
-    let mut pace = match poll_once(first.as_mut()) {
+    let pace = match poll_once(first.as_mut()) {
         Poll::Ready(pace) => pace.expect(NOT_WAITED),
         Poll::Pending => lane.first_waits(),
     };
+    if !matches!(pace, Pace::Over) {
+        // Boxed: most executions are over by now, and would carry its size.
+        Box::pin(go_on(lane, first, pace, stops)).await;
+    }
+    abandoned.over = true;
+}
+
+/// Goes on as the first lane, which has got this far, until the run is over.
+async fn go_on(
+    mut lane: Lane<'_>,
+    mut first: Pin<&mut (impl Future<Output = Option<Pace>> + Send)>,
+    mut pace: Pace,
+    stops: Stops<'_>,
+) {
+    let Place { run, helpers } = lane.place;
+    let helpers = helpers.expect("the first lane spawns the others");
     let deadline = clock::sleep_until(stops.deadline);
     tokio::pin!(deadline);
     let mut stopped = false;
@@ -252,23 +268,23 @@ impl Place<'_> {
         let Self { run, helpers } = self;
         let mut ended = None;
         loop {
-            let next = run.next(self.rank(), now, ended.take());
-            if let Some(helpers) = helpers.filter(|_| next.spawn) {
+            let Next { taken, spawn, soon, over, yields } = run.next(self.rank(), now, ended.take());
+            if let Some(helpers) = helpers.filter(|_| spawn) {
                 helpers.spawn(run);
             }
-            let Some(taken) = next.taken else {
-                if next.yields {
+            let Some(mut taken) = taken else {
+                if yields {
                     return Some(Pace::Yield);
                 }
-                if next.soon && idle && watch(run) {
+                if soon && idle && watch(run) {
                     now = clock::now();
                     continue;
                 }
-                return Some(if next.over { Pace::Over } else { Pace::Rest });
+                return Some(if over { Pace::Over } else { Pace::Rest });
             };
             let turn = taken.turn;
             let (called, waited) = {
-                let mut attempt = pin!(take_turn(run, taken));
+                let mut attempt = pin!(take_turn(run, &mut taken));
                 match poll_fn(|context| Poll::Ready(attempt.as_mut().poll(context))).await {
                     Poll::Ready(called) => (Some(called), false),
                     Poll::Pending => match run.waits(turn) {
@@ -319,13 +335,16 @@ fn poll_once<F: Future + ?Sized>(turns: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 /// Stops a run whose future is dropped before it is over: its caller has gone.
-struct StopOnDrop<'a>(&'a Arc<Run>);
+struct StopOnDrop<'a> {
+    run: &'a Arc<Run>,
+    over: bool,
+}
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        if !self.0.is_over() {
-            self.0.abandon();
+        if !self.over && !self.run.is_over() {
+            self.run.abandon();
         }
-        self.0.close_instances();
+        self.run.close_instances();
     }
 }

@@ -134,7 +134,7 @@ impl Shared {
             ports.push(port?);
             given.push(value);
         }
-        let now = clock::unix_millis(clock::wall());
+        let now = clock::wall_millis();
         let mut accepted =
             accepted(&self.home, target?, ports, given, started_at.map_or(now, clock::unix_millis))?;
         self.has_store_for(&accepted.prepared)?;
@@ -192,7 +192,7 @@ fn accepted(
 ) -> Result<Accepted, RequestError> {
     let generation = &home.generation;
     let prepared = generation.plan(target.clone(), &mut ports)?;
-    check(generation.graph(), &ports, &mut given, prepared.keeps)?;
+    check(generation.graph(), &prepared, &mut given)?;
     let (home, recorded) = (Arc::clone(home), Recorded::AtOnce);
     Ok(Accepted { home, prepared, target, ports, given, started_at_ms, recorded })
 }
@@ -331,19 +331,28 @@ impl Execution {
             return Err(RequestError::Closed);
         }
         let begun = Begun { id, limit, host: &host, cancelled };
-        // Pinned where it is made, as all on the way to a step: a future of some kilobytes is never moved.
-        let carried = pin!(async {
-            match what {
-                What::Request(accepted) if !accepted.prepared.keeps => {
-                    Ok(pin!(begun.run(accepted, None, None)).await)
-                }
-                // Boxed: most executions are not journaled, and would carry its size.
-                what => Box::pin(begun.journaled(what)).await,
-            }
-        });
-        // A task may carry out many executions: a panic in one, such as an embedder's store's, is not to end them all.
-        let ended = AssertUnwindSafe(carried).catch_unwind().await;
-        ended.unwrap_or_else(|panic| Err(RequestError::Internal(said_by(&*panic))))
+        // Until it has been carried out.
+        let mut outcome = Err(RequestError::Internal(String::new()));
+        let ended = {
+            // Pinned where it is made, as all on the way to a step: a future of some kilobytes is never moved. And its
+            // outcome is left where it stays.
+            let carried = pin!(async {
+                outcome = match what {
+                    What::Request(accepted) if !accepted.prepared.keeps => {
+                        let run = begun.run(accepted, None, None);
+                        Ok(pin!(begun.drive(run)).await)
+                    }
+                    // Boxed: most executions are not journaled, and would carry its size.
+                    what => Box::pin(begun.journaled(what)).await,
+                };
+            });
+            // A task may carry out many executions: a panic in one, such as an embedder's store's, is not to end them all.
+            AssertUnwindSafe(carried).catch_unwind().await
+        };
+        match ended {
+            Ok(()) => outcome,
+            Err(panic) => Err(RequestError::Internal(said_by(&*panic))),
+        }
     }
 }
 
@@ -374,18 +383,22 @@ pub(crate) struct Begun<'a> {
 }
 
 impl Begun<'_> {
-    async fn run(
+    /// Returns the run of what was asked. In a function of its own, so that no future carries the request.
+    fn run(
         &self,
         accepted: Accepted,
         journaled: Option<Arc<Keeping>>,
         record: Option<Arc<ExecutionRecord>>,
-    ) -> Outcome {
-        let Self { id, limit, host, cancelled } = self;
+    ) -> Arc<Run> {
         let Accepted { home, prepared, given, started_at_ms, .. } = accepted;
-        let (id, limit) = (id.clone(), *limit);
-        let lost = record.as_deref().map(ExecutionRecord::lost);
-        let start = Start { id, home, prepared, given, started_at_ms, limit, journaled, record, items: None };
-        let run = Run::begin(start);
+        let (id, limit) = (self.id.clone(), self.limit);
+        Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, record, items: None })
+    }
+
+    /// Carries a run to its outcome.
+    async fn drive(&self, run: Arc<Run>) -> Outcome {
+        let Self { host, cancelled, .. } = self;
+        let lost = run.record.as_deref().map(ExecutionRecord::lost);
         let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
         let stops = Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown };
         pin!(drive(&run, stops)).await;
@@ -464,7 +477,7 @@ impl Begun<'_> {
                 if matches!(error, RequestError::Store(_)) && accepted.runs_without_store() =>
             {
                 tracing::warn!(%error, execution = %self.id, "the execution cannot be recorded, and runs all the same");
-                Ok(self.run(accepted, keeping, None).await)
+                Ok(self.drive(self.run(accepted, keeping, None)).await)
             }
             What::Request(_) | What::Recorded(_) => Err(error),
         }
@@ -512,7 +525,7 @@ impl Begun<'_> {
         let home = Arc::clone(&accepted.home);
         let record = Arc::clone(held.record());
         let (keeping, lost) = (Arc::clone(record.keeping()), record.lost());
-        let outcome = self.run(accepted, Some(keeping), Some(record)).await;
+        let outcome = self.drive(self.run(accepted, Some(keeping), Some(record))).await;
         let left = self.cancelled.as_ref().is_some_and(CancellationToken::is_cancelled);
         if outcome.report.outcome == ExecutionOutcome::Cancelled && lost.is_cancelled() && !left {
             held.superseded();
@@ -652,13 +665,11 @@ pub(crate) fn notes(generation: &Generation, report: &Report) -> Vec<StepNote> {
 /// into canonical form.
 pub(crate) fn check(
     graph: &Graph,
-    ports: &[Port],
+    prepared: &Prepared,
     given: &mut [Arc<Value>],
-    keeps: bool,
 ) -> Result<(), RequestError> {
-    for (port, value) in ports.iter().zip(given) {
-        let id = graph.find_port(port).expect("the plan knows every given port");
-        let fault = if keeps {
+    for (id, value) in prepared.given.iter().copied().zip(given) {
+        let fault = if prepared.keeps {
             match call::canonical(Value::clone(value), graph.schema(id)) {
                 Ok(canonical) => {
                     *value = Arc::new(canonical);
@@ -670,7 +681,7 @@ pub(crate) fn check(
             call::undecodable(value, graph.schema(id))
         };
         if let Some(fault) = fault {
-            return Err(RequestError::Input { port: port.clone(), fault });
+            return Err(RequestError::Input { port: graph.port(id).clone(), fault });
         }
         if value.arity() == Arity::Many {
             let takes_one = |step: &&docket_graph::StepId| {
@@ -678,7 +689,7 @@ pub(crate) fn check(
             };
             if let Some(step) = graph.consumers(id).iter().find(takes_one) {
                 let step = graph.step(*step).name.clone();
-                return Err(RequestError::List { port: port.clone(), step });
+                return Err(RequestError::List { port: graph.port(id).clone(), step });
             }
         }
     }

@@ -30,7 +30,7 @@ impl ExecutionId {
 
     /// Returns a new id: a UUID of version 7, so that ids sort by the millisecond they were made in.
     pub fn new() -> Self {
-        Self::at(clock::unix_millis(clock::wall()))
+        Self::at(clock::wall_millis())
     }
 
     /// Returns a new id that was made at this time, in milliseconds since the Unix epoch.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, DimensionId, Input, NodeId, Scope, Source, StepName};
+use docket_graph::{Arity, DimensionId, Input, NodeId, Scope, Source, StepName, failed_message};
 use docket_store::{Filter, Journal, Kind, Left, Look, Query, Record, Status, Store, StoreError, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,8 @@ fn inputs(
     let value = |(input, (_, arity)): (&Input, &(_, Arity))| match &input.source {
         Source::Given(index) => Ok((Arc::clone(&accepted.given[*index]), *arity)),
         Source::Node(node) => values[node.index()].clone().map(|value| (value, *arity)).ok_or(*node),
+        // Only items fail alone, and there are none.
+        Source::Failed => Ok((Arc::new(Value::one(failed_message(0))), *arity)),
     };
     sources.map(value).collect()
 }
@@ -224,6 +226,8 @@ struct Noted {
     key: Option<String>,
     attempts: u32,
     elements: Option<ExplainedElements>,
+    /// When it was noted, where it has a note of its own.
+    at: Option<Timestamp>,
 }
 
 /// Returns what became of each step of an execution whose result was to be kept, in the order of their
@@ -239,7 +243,7 @@ pub async fn explain(store: &Arc<dyn Store>, tenant: &str, id: &str) -> Result<V
             record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Note>(detail).ok());
         let (Some(Note { key, result }), Some(step)) = (note, &record.facts.step) else { continue };
         let (step, key, attempts) = (step.to_string(), Some(key), record.facts.attempts);
-        noted.push(Noted { step, result, key, attempts, elements: None });
+        noted.push(Noted { step, result, key, attempts, elements: None, at: record.facts.finished_at });
     }
     // What runs for each element has no note of its own: the report tells of all of them.
     let entry = journal.read(tenant, id).await?;
@@ -260,15 +264,15 @@ pub async fn explain(store: &Arc<dyn Store>, tenant: &str, id: &str) -> Result<V
                 key: Some(record.key.as_str().to_owned()),
                 attempts: record.facts.attempts,
                 elements: None,
+                at: None,
             }),
         }
     }
     let mut explanations = Vec::with_capacity(noted.len());
-    for Noted { step, result, key, attempts, elements } in noted {
+    for Noted { step, result, key, attempts, elements, at } in noted {
         let reason = match &key {
-            Some(key) => {
-                reason(store, tenant, &step, (key, result), began.filter(|_| elements.is_some())).await?
-            }
+            Some(key) if result == Came::Found => origin(store, key, at).await?,
+            Some(key) => reason(store, tenant, &step, key, began.filter(|_| elements.is_some())).await?,
             None => "each had been made before".to_owned(),
         };
         explanations.push(Explanation { step, result, key, reason, attempts, elements });
@@ -295,7 +299,7 @@ fn of_elements(report: StepReport) -> Option<Noted> {
     let is_kept = first_missed.is_some() || result == Came::Found && cached > 0;
     let (key, attempts) = first_missed.map(|first| (first.key, first.attempts)).unzip();
     let (step, attempts, elements) = (step.as_str().to_owned(), attempts.unwrap_or(0), Some(elements));
-    is_kept.then_some(Noted { step, result, key, attempts, elements })
+    is_kept.then_some(Noted { step, result, key, attempts, elements, at: None })
 }
 
 impl Noted {
@@ -324,22 +328,37 @@ fn came(status: Status) -> Came {
     }
 }
 
+const REMOVED: &str = "its record has been removed";
+
+/// Returns where a result came from that was found: from whoever has made the one that is kept, unless
+/// that was made again since.
+async fn origin(store: &Arc<dyn Store>, key: &str, found: Option<Timestamp>) -> Result<String, StoreError> {
+    let Some(record) = of_key(store, key).await? else { return Ok(REMOVED.to_owned()) };
+    let by = record.facts.execution.as_deref().unwrap_or("unknown");
+    let is_newer = found.zip(record.facts.finished_at).is_some_and(|(found, made)| made > found);
+    Ok(match (record.facts.status, is_newer) {
+        (Status::Done, false) => format!("execution `{by}` had made it"),
+        (Status::Done, true) => format!("what it found is gone; execution `{by}` made it again"),
+        _ => format!("what it found is gone; execution `{by}` began to make it again"),
+    })
+}
+
+async fn of_key(store: &Arc<dyn Store>, key: &str) -> Result<Option<Record>, StoreError> {
+    match docket_store::RecordKey::parse(key) {
+        Ok(key) => Ok(store.get(Kind::Result, &key).await?.record),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Returns why a result had to be made.
 async fn reason(
     store: &Arc<dyn Store>,
     tenant: &str,
     step: &str,
-    (key, result): (&str, Came),
+    key: &str,
     began: Option<Timestamp>,
 ) -> Result<String, StoreError> {
-    let record = match docket_store::RecordKey::parse(key) {
-        Ok(key) => store.get(Kind::Result, &key).await?.record,
-        Err(_) => None,
-    };
-    let Some(record) = record else { return Ok("its record has been removed".to_owned()) };
-    if result == Came::Found {
-        let by = record.facts.execution.as_deref().unwrap_or("unknown");
-        return Ok(format!("execution `{by}` had made it"));
-    }
+    let Some(record) = of_key(store, key).await? else { return Ok(REMOVED.to_owned()) };
     let parts = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Parts>(detail).ok());
     let Some(parts) = parts else { return Ok("what its key is made of is not known".to_owned()) };
     // What was made since the execution began is of other elements, where there are any.

@@ -14,7 +14,7 @@
 //! | `instance = "reuse"`, where it is set | yes | the answer may depend on what else the instance was asked |
 //! | what a granted directory holds, what a granted server answers, the value of a secret | no | nobody knows them beforehand; a step whose answer depends on them says so by a time to live |
 //! | output port, with its arity | yes | a step may come to answer with another type |
-//! | each input's port with its arity, and the SHA-256 of each of its messages, canonical | yes | the inputs |
+//! | each input's port with its arity, and the SHA-256 of each of its messages, canonical | yes | the inputs; how many items failed is one, where a step takes it |
 //! | attempt, deadline, timeout, memory, retries, other limits | no | they decide whether there is an answer, not which |
 //! | time to live | no | it decides for how long an answer is good, not which it is |
 //! | execution id, where the scope is `global` | no | that is what the scope means |
@@ -23,7 +23,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, Scope, StepName};
+use docket_graph::{Arity, FAILED, Scope, StepName};
 use docket_store::RecordKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -180,18 +180,22 @@ pub(crate) fn differences(then: &Parts, now: &Parts) -> Vec<String> {
     if then.output != now.output {
         found.push(format!("the output changed from `{}` to `{}`", then.output, now.output));
     }
+    let named = |port: &str| match port {
+        FAILED => format!("the input `{port}`, which the host counts,"),
+        _ => format!("the input `{port}`"),
+    };
     for input in &now.inputs {
         match then.inputs.iter().find(|before| before.port == input.port) {
-            None => found.push(format!("the input `{}` is new", input.port)),
+            None => found.push(format!("{} is new", named(&input.port))),
             Some(before) if before.digest != input.digest => {
-                found.push(format!("the input `{}` changed", input.port));
+                found.push(format!("{} changed", named(&input.port)));
             }
             Some(_) => {}
         }
     }
     for before in &then.inputs {
         if !now.inputs.iter().any(|input| input.port == before.port) {
-            found.push(format!("the input `{}` is gone", before.port));
+            found.push(format!("{} is gone", named(&before.port)));
         }
     }
     if then.scope != now.scope {
@@ -242,8 +246,13 @@ impl RunKey {
         frame(&mut hash, execution.as_str().as_bytes());
         hash.update(prepared.ports);
         for value in given {
-            hash.update([u8::from(value.arity() == Arity::Many)]);
-            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
+            // The arity, and the number of messages behind its length: together, because each update costs.
+            let count = (value.payloads().len() as u64).to_le_bytes();
+            let mut head = [0; 17];
+            head[0] = u8::from(value.arity() == Arity::Many);
+            head[1..9].copy_from_slice(&(count.len() as u64).to_le_bytes());
+            head[9..].copy_from_slice(&count);
+            hash.update(head);
             // Where results are kept the digests are needed anyway, and nothing is hashed twice.
             value.payloads().iter().for_each(|payload| match prepared.keeps {
                 true => frame(&mut hash, payload.digest()),

@@ -35,7 +35,7 @@ const LONGEST_POLL: Duration = Duration::from_secs(1);
 ///
 /// # Cancel safety
 /// A dropped turn stops what it has begun and gives back what it holds.
-pub(crate) async fn turn(run: &Arc<Run>, taken: Taken<'_>) -> Called {
+pub(crate) async fn turn(run: &Arc<Run>, taken: &mut Taken<'_>) -> Called {
     // A panic in the host's part of one turn must not take other executions down.
     let carried = pin!(carry_out(run, taken));
     match AssertUnwindSafe(carried).catch_unwind().await {
@@ -44,8 +44,9 @@ pub(crate) async fn turn(run: &Arc<Run>, taken: Taken<'_>) -> Called {
     }
 }
 
-async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
+async fn carry_out(run: &Arc<Run>, taken: &mut Taken<'_>) -> Called {
     let Taken { turn, inputs, key, begun } = taken;
+    let turn = *turn;
     if !turn.delay.is_zero() {
         clock::sleep_until(clock::deadline(clock::now(), turn.delay)).await;
     }
@@ -53,14 +54,19 @@ async fn carry_out(run: &Arc<Run>, taken: Taken<'_>) -> Called {
     let key = match (&code.keep, &run.journaled) {
         // Boxed: few steps are kept, and all others would carry its size.
         (Some(keep), Some(keeping)) => {
-            return Box::pin(kept(run, turn, &inputs, code, keep, keeping)).await;
+            return Box::pin(kept(run, turn, inputs, code, keep, keeping)).await;
         }
         // There is no store, and the step is to run without.
-        (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, &inputs).bytes,
-        (None, _) if run.is_by_inputs(turn.job.node) => key.of_step_on(&code.identity, &inputs),
-        (None, _) => key.of_step(&code.identity),
+        (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, inputs).bytes,
+        (None, _) => {
+            let key = key.as_deref().unwrap_or(&run.key);
+            match run.is_by_inputs(turn.job.node) {
+                true => key.of_step_on(&code.identity, inputs),
+                false => key.of_step(&code.identity),
+            }
+        }
     };
-    pin!(attempt(run, turn, key, &inputs, begun)).await
+    pin!(attempt(run, turn, key, inputs, begun)).await
 }
 
 /// Brings the kept result of a step: found, waited for, or made.
@@ -90,9 +96,10 @@ async fn kept(
             Err(error) => return seeker.without_store(turn, error).await,
         };
         turn = run.renumber(turn, hold.attempt());
+        let mut begun = None;
         let called = tokio::select! {
             biased;
-            called = attempt(run, turn, key.bytes, inputs, None) => called,
+            called = attempt(run, turn, key.bytes, inputs, &mut begun) => called,
             () = hold.lost() => {
                 turn = run.attempt_lost(turn);
                 hold.superseded();
@@ -117,7 +124,7 @@ async fn kept(
             Err(error) => {
                 let failure = StepFailure::Store(error.to_string());
                 run.put_hold(turn.job, hold);
-                return Called { result: Err(failure), ..called };
+                return Called { result: Err(Box::new(failure)), ..called };
             }
         }
     }
@@ -260,7 +267,7 @@ impl Seeker<'_> {
             OnStoreError::Fail => failed(StepFailure::Store(error.to_string())),
             OnStoreError::Run => {
                 tracing::warn!(%error, step = %self.code.name, "the store cannot be used; the step runs without");
-                attempt(self.run, turn, self.key.bytes, self.inputs, None).await
+                attempt(self.run, turn, self.key.bytes, self.inputs, &mut None).await
             }
         }
     }
@@ -275,5 +282,5 @@ fn failed(failure: StepFailure) -> Called {
 }
 
 fn ended(result: Result<Arc<Value>, StepFailure>, origin: Origin) -> Called {
-    Called { result, usage: Usage::default(), ended: clock::now(), origin }
+    Called { result: result.map_err(Box::new), usage: Usage::default(), ended: clock::now(), origin }
 }

@@ -12,6 +12,7 @@ mod layout;
 mod draft;
 mod lists;
 mod content;
+mod tally;
 mod overlay;
 mod log;
 mod common;
@@ -40,6 +41,7 @@ use lists::Tails;
 use merge::Merger;
 use opening::DataFiles;
 pub(crate) use opening::attached;
+use tally::Tally;
 use writer::{Beginning, Command, ReadyBatch, ReadyWrite, Writer};
 
 /// The largest body of a record here, in bytes. While one is written nobody reads: some tens of
@@ -108,10 +110,12 @@ impl SledStore {
         let mut merger = Merger {
             tree: tree.clone(),
             tails: Tails::default(),
+            tally: Tally::said(&tree)?,
             disk: Arc::clone(&disk),
             common: Arc::clone(&common),
         };
         let next = recovery::recover(&mut merger, &files)?;
+        common.overlay.stand_on(&tree)?;
         let writer = Writer::start(Beginning { next, tree, disk, common: Arc::clone(&common), merger });
         let no_threads = |error| {
             StoreError::new(

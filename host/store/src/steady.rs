@@ -53,7 +53,6 @@ pub(crate) async fn commit(store: &dyn Store, batch: Batch) -> Result<(), StoreE
     let Some(Write::Put { record: mine, .. }) = batch.writes.first() else {
         unreachable!("the first write of a batch that may be repeated puts its writer's record")
     };
-    let mine = Record { body: bytes::Bytes::new(), ..mine.clone() };
     let mut pauses = pauses();
     let mut doubtful = false;
     loop {
@@ -64,7 +63,7 @@ pub(crate) async fn commit(store: &dyn Store, batch: Batch) -> Result<(), StoreE
         match error.kind() {
             // A repeated batch meets itself where the first was written after all.
             StoreErrorKind::Conflict if doubtful => {
-                return if is_there(store, &mine).await? { Ok(()) } else { Err(error) };
+                return if is_there(store, mine).await? { Ok(()) } else { Err(error) };
             }
             StoreErrorKind::Unknown => doubtful = true,
             StoreErrorKind::Unavailable => {}
@@ -72,7 +71,7 @@ pub(crate) async fn commit(store: &dyn Store, batch: Batch) -> Result<(), StoreE
         }
         let Some(pause) = pauses.next() else { return Err(error) };
         clock::sleep(pause).await;
-        if doubtful && is_there(store, &mine).await? {
+        if doubtful && is_there(store, mine).await? {
             return Ok(());
         }
     }

@@ -198,7 +198,7 @@ fn a_store_of_a_later_release_is_left_alone() {
     db.insert("m/format", "7").unwrap();
     db.flush().unwrap();
     drop(db);
-    check(&run(&modules, &place.url, "first"), "has the format 7, and this release reads 3");
+    check(&run(&modules, &place.url, "first"), "has the format 7, and this release reads 4");
 
     for backend in [Backend::Sqlite, Backend::Postgres, Backend::Mysql] {
         let place = used(backend, &modules);

@@ -60,6 +60,8 @@ async fn race() {
         let (host, request) = (host.clone(), request());
         callers.spawn(async move { host.execute(request).await.unwrap().result.unwrap() });
     }
+    // Where tests run one by one, the line that names this one is still open.
+    println!();
     while let Some(answer) = callers.join_next().await {
         println!("answer {:?}", answer.unwrap().payloads()[0].bytes());
     }

@@ -47,7 +47,8 @@ enum NoLeaf {
 }
 
 fn one_leaf<'a>(graph: &'a Graph, target: &Port, given: &[Port]) -> Result<&'a Port, NoLeaf> {
-    let target = graph.find_port(target).ok_or(NoLeaf::UnknownTarget)?;
+    let target = graph.find_port(target).filter(|port| !graph.is_from_host(*port));
+    let target = target.ok_or(NoLeaf::UnknownTarget)?;
     // A given port that no step knows is a fault of the plan, and none of this question.
     let given: Given =
         given.iter().zip(0..).filter_map(|(port, i)| Some((graph.find_port(port)?, i))).collect();
@@ -61,6 +62,6 @@ fn one_leaf<'a>(graph: &'a Graph, target: &Port, given: &[Port]) -> Result<&'a P
 }
 
 fn unknown(graph: &Graph, target: &Port) -> DefaultError {
-    let nearest = nearest(target, graph.ports().map(|(_, port)| port)).cloned();
+    let nearest = nearest(target, graph.nameable()).cloned();
     DefaultError::UnknownTarget { port: target.clone(), nearest }
 }

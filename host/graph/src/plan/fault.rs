@@ -123,6 +123,9 @@ pub enum Unused {
         /// What was perhaps meant.
         nearest: Option<Port>,
     },
+    /// The host itself gives it.
+    #[error("the host counts how many failed itself, so leave it out")]
+    FromHost,
     /// Nothing on the way to the target takes it.
     #[error("nothing that `{target}` needs takes it{}", meant(nearest.as_ref()))]
     NotNeeded {

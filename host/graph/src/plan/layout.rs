@@ -48,6 +48,7 @@ impl Layout {
             nodes[step.index()] = node(i);
         }
         let source = |port: PortId| match (given.get(&port), graph.producer(port)) {
+            (None, None) if graph.is_from_host(port) => Source::Failed,
             (Some(position), _) => Source::Given(*position),
             (None, Some(producer)) => Source::Node(nodes[producer.index()]),
             // A leaf that is missing: there is a fault, and no plan.
@@ -65,7 +66,7 @@ impl Layout {
         let target_source = source(target);
         let target_dimension = match target_source {
             Source::Node(node) => draft.homes[node.index()],
-            Source::Given(_) => DimensionId::ROOT,
+            Source::Given(_) | Source::Failed => DimensionId::ROOT,
         };
         let Draft { tree, openers, homes, opens, items_dimension, .. } = draft;
         Self {
@@ -127,7 +128,9 @@ impl Layout {
                     let stage = stages.of_node[node.index()];
                     (self.homes[node.index()].0, Gathered { stage, source: input.source })
                 }
-                Source::Given(_) => (self.items.0, Gathered { stage: 0, source: input.source }),
+                Source::Given(_) | Source::Failed => {
+                    (self.items.0, Gathered { stage: 0, source: input.source })
+                }
             })
             // What no dimension has is a list that was given as a whole.
             .filter(|(dimension, _)| *dimension != DimensionId::ROOT.0)

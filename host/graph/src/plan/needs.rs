@@ -13,8 +13,13 @@ pub(super) type Given = HashMap<PortId, usize>;
 pub(super) fn find_given(graph: &Graph, given: &[Port], faults: &mut Vec<PlanFault>) -> Given {
     let mut inputs = HashMap::with_capacity(given.len());
     for (i, port) in given.iter().enumerate() {
-        let Some(id) = graph.find_port(port) else {
-            let nearest = nearest(port, graph.ports().map(|(_, port)| port)).cloned();
+        let id = graph.find_port(port);
+        if id.is_some_and(|id| graph.is_from_host(id)) {
+            faults.push(PlanFault::UnusedInput { port: port.clone(), why: Unused::FromHost });
+            continue;
+        }
+        let Some(id) = id else {
+            let nearest = nearest(port, graph.nameable()).cloned();
             faults.push(PlanFault::UnusedInput { port: port.clone(), why: Unused::Unknown { nearest } });
             continue;
         };
@@ -71,7 +76,7 @@ impl Needs {
             return None;
         }
         let producer = graph.producer(port);
-        if producer.is_none() {
+        if producer.is_none() && !graph.is_from_host(port) {
             self.missing.push(port);
         }
         producer

@@ -123,7 +123,7 @@ impl Circles {
     fn level(&self, layout: &Layout, node: usize, input: &Input, levels: &[u32]) -> u32 {
         let before = match input.source {
             Source::Node(producer) => levels[producer.index()],
-            Source::Given(_) => 0,
+            Source::Given(_) | Source::Failed => 0,
         };
         let on_circle = |from: DimensionId| self.of[layout.homes.len() + from.index()] == self.of[node];
         before + u32::from(gathered_from(layout, input).is_some_and(on_circle))
@@ -154,7 +154,7 @@ fn gathered_from(layout: &Layout, input: &Input) -> Option<DimensionId> {
     let from = match (input.take, input.source) {
         (Take::Gathered, Source::Node(producer)) => layout.homes[producer.index()],
         (Take::Gathered, Source::Given(_)) => layout.items,
-        (Take::Whole | Take::Element, _) => return None,
+        (Take::Gathered, Source::Failed) | (Take::Whole | Take::Element, _) => return None,
     };
     // The items themselves may be gathered where nothing runs for each.
     Some(from).filter(|from| *from != DimensionId::ROOT)

@@ -179,7 +179,7 @@ impl Waits {
                     (Take::Gathered, source) => {
                         let (from, stage) = match source {
                             Source::Node(node) => (layout.homes[node.index()], stages.of_node[node.index()]),
-                            Source::Given(_) => (layout.items, 0),
+                            Source::Given(_) | Source::Failed => (layout.items, 0),
                         };
                         if from == DimensionId::ROOT {
                             continue;
@@ -187,8 +187,9 @@ impl Waits {
                         let stage = stages.starts[from.index()] + stage;
                         (nodes + stage as usize, parents[from.index()])
                     }
-                    // What is given is there, and an element's list was there before it.
-                    (Take::Whole, Source::Given(_)) | (Take::Element, _) => continue,
+                    // What is given is there, an element's list was there before it, and how many elements failed is known
+                    // once the others are gathered.
+                    (Take::Whole, Source::Given(_) | Source::Failed) | (Take::Element, _) => continue,
                 };
                 if std::mem::replace(&mut last[event], i) == i {
                     continue;

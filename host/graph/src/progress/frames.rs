@@ -191,6 +191,7 @@ impl Frames {
         }
     }
 
+    #[inline]
     pub(super) fn frame(&self, slot: u32) -> &Frame {
         &self.frames[slot as usize]
     }
@@ -209,6 +210,7 @@ impl Frames {
         live.into_iter()
     }
 
+    #[inline]
     pub(super) fn node(&self, wiring: &Wiring, slot: u32, node: NodeId) -> &Node {
         &self.nodes[self.frames[slot as usize].first_node + wiring.positions[node.index()] as usize]
     }
@@ -251,6 +253,7 @@ impl Frames {
     }
 
     /// Returns the place of a frame, unless it is another's by now.
+    #[inline]
     pub(super) fn find(&self, frame: FrameId) -> Option<u32> {
         let known = self.frames.get(frame.slot())?;
         (known.generation == frame.generation).then_some(frame.slot)

@@ -152,6 +152,7 @@ impl Machine {
         self.conclude(turn);
     }
 
+    #[inline]
     pub(super) fn conclusion(&self) -> Option<Conclusion> {
         match self.phase {
             Phase::Finished(conclusion) => Some(conclusion),
@@ -175,6 +176,7 @@ impl Machine {
         Some(path)
     }
 
+    #[inline]
     pub(super) fn node(&self, wiring: &Wiring, job: Job) -> Option<&Node> {
         let slot = self.frames.find(job.frame)?;
         let is_there = wiring.homes[job.node.index()] == self.frames.frame(slot).dimension;

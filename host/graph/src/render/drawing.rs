@@ -6,7 +6,7 @@ use crate::graph::{Graph, PortId};
 use crate::nearest::short;
 use crate::port::Arity;
 
-/// A graph as boxes and arrows. Steps are first, by name, then leaves and outputs, by text.
+/// A graph as boxes and arrows. Steps are first, by name, then leaves, what the host gives, and outputs, by text.
 pub(super) struct Drawing {
     pub(super) nodes: Vec<Node>,
     pub(super) edges: Vec<Edge>,
@@ -50,6 +50,10 @@ impl Drawing {
             leaves.insert(*leaf, nodes.len());
             nodes.push(Node { shape: Shape::Leaf, label: names.of_port(*leaf) });
         }
+        for (port, _) in graph.ports().filter(|(port, _)| graph.is_from_host(*port)) {
+            leaves.insert(port, nodes.len());
+            nodes.push(Node { shape: Shape::Leaf, label: names.of_port(port) + FROM_HOST });
+        }
         let mut edges = Vec::new();
         for (id, step) in graph.steps() {
             let mut seen = HashSet::new();
@@ -75,6 +79,9 @@ impl Drawing {
         Self { nodes, edges }
     }
 }
+
+/// What is said of a port that no step and no request gives.
+pub(super) const FROM_HOST: &str = " (from the host)";
 
 /// Returns how often a step runs that does not run once.
 pub(super) fn once_per_element(list: impl std::fmt::Display) -> String {

@@ -27,6 +27,7 @@ pub fn json(graph: &Graph) -> Value {
             "port": port,
             "arity": graph.arity(id),
             "producer": graph.producer(id).map(name),
+            "from_host": graph.is_from_host(id),
             "consumers": graph.consumers(id).iter().map(|step| json!(name(*step))).collect::<Value>(),
         })
     });

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use termtree::Tree;
 
-use super::drawing::once_per_element;
+use super::drawing::{FROM_HOST, once_per_element};
 use crate::graph::{Graph, PortId};
 use crate::port::Arity;
 
@@ -37,7 +37,8 @@ fn subtree(
 ) -> Option<Tree<String>> {
     let list = if arity == Arity::Many { " (many)" } else { "" };
     let Some(producer) = graph.producer(port) else {
-        return Some(Tree::new(format!("{}{list}", graph.port(port))));
+        let host = if graph.is_from_host(port) { FROM_HOST } else { "" };
+        return Some(Tree::new(format!("{}{list}{host}", graph.port(port))));
     };
     let step = graph.step(producer);
     let often =

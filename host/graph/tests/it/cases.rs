@@ -90,6 +90,7 @@ fn plan(graph: &Graph, asked: &str, text: &mut String) {
     let source = |source: &Source| match source {
         Source::Given(i) => format!("given {}", given[*i]),
         Source::Node(node) => name(*node),
+        Source::Failed => "how many failed".to_owned(),
     };
     let dimension = |dimension| match plan.dimension(dimension).opener {
         Opener::Root => "once".to_owned(),

@@ -146,14 +146,31 @@ fn a_graph_as_data_has_all_that_is_known_of_it() {
             },
         ],
         "ports": [
-            {"port": "t.Number", "arity": "one", "producer": "Count", "consumers": []},
-            {"port": "t.Text", "arity": "one", "producer": null, "consumers": ["Clean", "Count"]},
-            {"port": "t.Text#clean", "arity": "one", "producer": "Clean", "consumers": ["Count"]},
+            {"port": "t.Number", "arity": "one", "producer": "Count", "from_host": false, "consumers": []},
+            {"port": "t.Text", "arity": "one", "producer": null, "from_host": false, "consumers": ["Clean", "Count"]},
+            {"port": "t.Text#clean", "arity": "one", "producer": "Clean", "from_host": false, "consumers": ["Count"]},
         ],
         "leaves": ["t.Text"],
         "outputs": ["t.Number"],
     });
     assert_eq!(docket_graph::json(&graph), expected);
+}
+
+#[test]
+fn what_the_host_counts_is_drawn_as_its_own_and_is_no_leaf() {
+    let raw = raw_module(&[("Mean", "t.Text[], docket.v1.Failed -> t.Number")]);
+    let graph = Graph::read([("m.wasm", &raw)]).unwrap();
+    let leaves: Vec<_> = graph.leaves().iter().map(|leaf| graph.port(*leaf).to_string()).collect();
+    assert_eq!(leaves, ["t.Text"]);
+    for format in FORMATS {
+        let text = render(&graph, format);
+        let said = match format {
+            Format::Json => "\"from_host\": true",
+            Format::Tree => "docket.v1.Failed (from the host)",
+            Format::Dot | Format::Mermaid | Format::Svg => "Failed (from the host)",
+        };
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 /// Every tag is closed in order, attributes are quoted, and text has no bare `<` or `&`.

@@ -94,7 +94,8 @@ struct Frame {
     element: Option<Element>,
     values: HashMap<NodeId, Value>,
     gathered: HashMap<Source, BTreeMap<u64, Value>>,
-    closed: HashSet<(DimensionId, u32)>,
+    /// How many elements had failed when a stage closed.
+    closed: HashMap<(DimensionId, u32), u64>,
     results: BTreeMap<u64, Vec<u64>>,
 }
 
@@ -188,11 +189,19 @@ impl<'a> Executor<'a> {
                 value => value,
             },
             (Take::Whole, Source::Node(node)) => self.frames[&frame].values[&node].clone(),
+            (Take::Whole, Source::Failed) => {
+                let failed = self.plan.gathers_from(job.node).into_iter().map(|from| {
+                    let around = self.around(job.frame, self.plan.dimension(from.0).parent);
+                    self.frames[&around].closed[&from]
+                });
+                Value::One(failed.sum())
+            }
             (Take::Element, source) => {
                 let element = self.frames[&frame].element.unwrap();
                 let list = match source {
                     Source::Given(position) => given(position),
                     Source::Node(node) => self.frames[&element.parent].values[&node].clone(),
+                    Source::Failed => panic!("a count has no elements"),
                 };
                 Value::One(list.flat()[element.index as usize])
             }
@@ -201,9 +210,10 @@ impl<'a> Executor<'a> {
                 let (from, stage) = match source {
                     Source::Node(node) => (self.plan.dimension_of(node), self.plan.stage(node)),
                     Source::Given(_) => (self.plan.items().unwrap(), 0),
+                    Source::Failed => panic!("a count is not gathered"),
                 };
                 assert!(
-                    self.frames[&frame].closed.contains(&(from, stage)),
+                    self.frames[&frame].closed.contains_key(&(from, stage)),
                     "gathered before it is complete"
                 );
                 let gathered = self.frames[&frame].gathered.get(&source);
@@ -241,12 +251,14 @@ impl<'a> Executor<'a> {
                 }
                 Action::Closed { frame, dimension, stage, elements, failed } => {
                     assert_eq!(self.opened.get(&(frame, dimension)).copied().unwrap_or(0), elements);
-                    assert!(self.frames.get_mut(&frame).unwrap().closed.insert((dimension, stage)));
+                    let closed = &mut self.frames.get_mut(&frame).unwrap().closed;
+                    assert_eq!(closed.insert((dimension, stage), failed), None);
                     if stage + 1 == self.plan.dimension(dimension).stages {
                         let ended = self.ended.get(&(frame, dimension)).copied().unwrap_or(0);
                         assert_eq!(ended, elements, "closed with open elements");
                     }
-                    assert!(failed <= elements && (failed == 0 || Some(dimension) == self.plan.items()));
+                    let items = Some(dimension) == self.plan.items();
+                    assert_eq!(failed, if items { self.failed.len() as u64 } else { 0 });
                 }
                 Action::Finish(conclusion) => {
                     assert!(self.running.is_empty() && self.frames.len() == 1, "something is left");
@@ -286,9 +298,12 @@ impl<'a> Executor<'a> {
         let node = self.steps[job.node.index()];
         let path = self.indices(job.frame);
         assert_eq!(self.started.insert((node, path)), attempt == 1, "{job:?} twice");
-        let inputs = self.plan.inputs(job.node).iter().zip(&self.case.drawn.nodes[node].inputs);
-        let inputs: Vec<Value> = inputs.map(|(input, (_, takes))| self.input(job, input, *takes)).collect();
-        let value = step(node, self.case.drawn.nodes[node].gives, &inputs);
+        let drawn = &self.case.drawn.nodes[node];
+        let takes = drawn.inputs.iter().map(|(_, takes)| *takes).chain(drawn.counts().then_some(Arity::One));
+        let inputs = self.plan.inputs(job.node).iter().zip(takes);
+        let inputs: Vec<Value> = inputs.map(|(input, takes)| self.input(job, input, takes)).collect();
+        assert_eq!(inputs.len(), drawn.inputs.len() + usize::from(drawn.counts()));
+        let value = step(node, drawn.gives, &inputs);
         self.running.push((job, attempt, value));
     }
 
@@ -299,6 +314,7 @@ impl<'a> Executor<'a> {
             let value = match gathered.source {
                 Source::Node(node) => self.frames[&element.frame].values[&node].clone(),
                 Source::Given(_) => Value::One(self.case.item_values()[element.index as usize]),
+                Source::Failed => panic!("a count is not gathered"),
             };
             let parent = self.frames.get_mut(&element.parent).unwrap();
             assert!(

@@ -26,7 +26,6 @@ fn on_a_small_stack<T: Send + 'static>(case: &str, work: impl FnOnce() -> T + Se
     let began = Instant::now();
     let thread = std::thread::Builder::new().name(case.to_owned()).stack_size(STACK).spawn(work).unwrap();
     let done = thread.join().unwrap_or_else(|_| panic!("{case}"));
-    println!("{case}: {:.1?}", began.elapsed());
     assert!(began.elapsed() < PATIENCE, "{case}: {:?}", began.elapsed());
     done
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use docket_graph::{DimensionId, Plan, Source};
+use docket_graph::{DimensionId, Graph, Plan, Source};
 use proptest::prelude::*;
 
-use crate::support::{node_port, numbered, pool};
+use crate::support::{node_port, numbered, pool, port, raw_module};
 
 /// Returns the steps that a node needs, itself included, and adds the inputs that are met.
 fn needed(nodes: &[Vec<usize>], node: usize, given: &[usize], used: &mut BTreeSet<usize>) -> BTreeSet<usize> {
@@ -57,9 +57,37 @@ fn a_plan_has_exactly_what_its_target_needs_by_depth_and_name() {
             let takes = plan.inputs(node).iter().map(|input| match &input.source {
                 Source::Given(i) => given[*i],
                 Source::Node(producer) => steps[producer.index()],
+                Source::Failed => panic!("no step takes the count"),
             });
             prop_assert_eq!(takes.collect::<Vec<_>>(), nodes[step.index()].clone());
             prop_assert_eq!(plan.dimension_of(node), DimensionId::ROOT);
         }
     });
+}
+
+#[test]
+fn a_count_is_of_the_last_stage_after_which_the_step_gathers_and_of_each_dimension_once() {
+    let raw = raw_module(&[
+        ("Clean", "t.Text -> t.Text#clean"),
+        ("Mean", "t.Text#clean[], docket.v1.Failed -> t.Number#mean"),
+        ("Rate", "t.Text#clean, t.Number#mean -> t.Number#rate"),
+        ("Report", "t.Number#rate[], t.Text[], t.Text#clean[], docket.v1.Failed -> t.Text#report"),
+        ("Words", "t.Text#clean -> t.Text#word[]"),
+        ("Long", "t.Text#word -> t.Number#long"),
+        ("Place", "t.Number#long[], t.Text#clean[], docket.v1.Failed -> t.Number#place"),
+    ]);
+    let graph = Graph::read([("m.wasm", &raw)]).unwrap();
+    let check = |target: &str, step: &str, expected: &[(usize, u32)]| {
+        let plan = Plan::of_items(&graph, &port(target), &[port("t.Text")], 0).unwrap();
+        let id = graph.find_step(step).unwrap();
+        let (node, _) = plan.nodes().find(|(_, found)| *found == id).unwrap();
+        let from: Vec<_> = plan.gathers_from(node).iter().map(|(of, stage)| (of.index(), *stage)).collect();
+        assert_eq!(from, expected, "{step} for {target}");
+    };
+    // The items are the first dimension.
+    check("t.Text#report", "Clean", &[]);
+    check("t.Text#report", "Mean", &[(1, 0)]);
+    check("t.Text#report", "Report", &[(1, 1)]);
+    // It runs for each item, after a stage in which all were gathered, and gathers words within its own.
+    check("t.Number#place", "Place", &[(2, 0), (1, 0)]);
 }

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use docket_graph::prost_reflect::DescriptorPool;
-use docket_graph::{Arity, Graph, GraphErrors, ModuleDecl, Policy, Port, PortDecl, StepDecl, StepName};
+use docket_graph::{
+    Arity, FAILED, Graph, GraphErrors, ModuleDecl, Policy, Port, PortDecl, StepDecl, StepName,
+};
 use proptest::prelude::*;
 
 use crate::support::{node_port, port};
@@ -46,6 +48,8 @@ pub(crate) struct Drawn {
 pub(crate) struct DrawnNode {
     pub(crate) inputs: Vec<(From, Arity)>,
     pub(crate) gives: Arity,
+    /// Whether it takes how many elements failed of those that it gathers, after its other inputs, where it can.
+    counts: bool,
 }
 
 /// What opens a dimension: the items, or the list of a node.
@@ -70,6 +74,12 @@ pub(crate) fn from_port(from: From) -> Port {
     }
 }
 
+impl DrawnNode {
+    pub(crate) fn counts(&self) -> bool {
+        self.counts && self.inputs.iter().any(|(_, takes)| *takes == Arity::Many)
+    }
+}
+
 impl Drawn {
     pub(crate) fn graph(&self, pool: &DescriptorPool) -> Result<Graph, GraphErrors> {
         let steps = self.nodes.iter().enumerate().map(|(i, node)| StepDecl {
@@ -79,6 +89,7 @@ impl Drawn {
                 .inputs
                 .iter()
                 .map(|(from, arity)| PortDecl { port: from_port(*from), arity: *arity })
+                .chain(node.counts().then(|| PortDecl { port: port(FAILED), arity: Arity::One }))
                 .collect(),
             output: PortDecl { port: node_port(i), arity: node.gives },
             policy: Policy::default(),
@@ -164,12 +175,12 @@ fn meet(one: Chain, other: Chain) -> Option<Chain> {
 pub(crate) fn drawn() -> impl Strategy<Value = Drawn> {
     let arity = prop_oneof![3 => Just(Arity::One), 2 => Just(Arity::Many)];
     let input = (any::<prop::sample::Index>(), arity.clone());
-    let node = (prop::collection::vec(input, 0..4), arity);
+    let node = (prop::collection::vec(input, 0..4), arity, any::<bool>());
     prop::collection::vec(node, 1..12).prop_map(|drawn| {
         let last = drawn.len() - 1;
         let mut taken = vec![false; drawn.len()];
         let mut nodes: Vec<DrawnNode> = Vec::new();
-        for (i, (inputs, gives)) in drawn.into_iter().enumerate() {
+        for (i, (inputs, gives, counts)) in drawn.into_iter().enumerate() {
             // Near ones more often: long chains nest more deeply.
             let from = |index: prop::sample::Index| match index.index(i * 2 + 2) {
                 0 => From::Shared,
@@ -189,7 +200,7 @@ pub(crate) fn drawn() -> impl Strategy<Value = Drawn> {
                     (0..last).filter(|node| !taken[*node]).map(|node| (From::Node(node), Arity::One)),
                 );
             }
-            nodes.push(DrawnNode { inputs, gives });
+            nodes.push(DrawnNode { inputs, gives, counts });
         }
         Drawn { nodes }
     })
@@ -231,8 +242,9 @@ impl Reference<'_> {
             return known.clone();
         }
         let drawn = self.drawn;
-        let inputs: Vec<Value> =
+        let mut inputs: Vec<Value> =
             drawn.nodes[node].inputs.iter().map(|(from, takes)| self.input(*from, *takes, path)).collect();
+        inputs.extend(drawn.nodes[node].counts().then(|| Value::One(self.failed(node))));
         let value = step(node, drawn.nodes[node].gives, &inputs);
         self.known.insert((node, path.to_vec()), value.clone());
         value
@@ -266,6 +278,20 @@ impl Reference<'_> {
                 }
             }
         }
+    }
+
+    /// Returns how many items a node does not see of those that it gathers.
+    fn failed(&self, node: usize) -> u64 {
+        let gathers_items = |(from, takes): &(From, Arity)| match from {
+            From::Shared => false,
+            From::Items => *takes == Arity::Many,
+            From::Node(from) => {
+                let gathers = self.drawn.nodes[*from].gives == Arity::One && *takes == Arity::Many;
+                gathers && self.chains[*from].last() == Some(&None)
+            }
+        };
+        let bad = self.good.iter().filter(|good| !**good).count() as u64;
+        if self.drawn.nodes[node].inputs.iter().any(gathers_items) { bad } else { 0 }
     }
 
     /// Returns the indices of the elements of a dimension.

@@ -8,10 +8,11 @@ use docket_graph::{
 };
 use docket_graph::{Policy, StepDecl, StepName};
 
-/// Returns the descriptors of a file below `tests/`.
+/// Returns the descriptors of a file below `tests/`, which may import those of the repository.
 pub(crate) fn descriptors(file: &str) -> Vec<u8> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    protox::compile([tests.join(file)], [tests]).unwrap().encode_to_vec()
+    let graph = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (tests, shared) = (graph.join("tests"), graph.join("../../proto"));
+    protox::compile([tests.join(file)], [tests, shared]).unwrap().encode_to_vec()
 }
 
 pub(crate) fn pool() -> DescriptorPool {

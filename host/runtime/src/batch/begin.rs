@@ -232,7 +232,7 @@ impl Begin {
             let generation = &home.generation;
             let items = self.ports.len() - 1;
             self.prepared = generation.plan_items(&self.target, &self.ports, items)?;
-            check(generation.graph(), &self.ports[..items], &mut self.given[..items], self.prepared.keeps)?;
+            check(generation.graph(), &self.prepared, &mut self.given[..items])?;
             self.home = home;
         }
         let noted = known.as_ref().map_or(0, |known| known.read);

@@ -142,7 +142,7 @@ impl Run {
         });
         if began {
             let attempt = node.attempts.last().map_or(turn.attempt, |report| report.attempt);
-            let failure = result.as_ref().err();
+            let failure = result.as_ref().err().map(|failure| &**failure);
             let element = &element;
             self.tell(&Event::AttemptEnded { step, element, attempt, elapsed, usage, failure });
         }
@@ -157,7 +157,7 @@ impl Run {
             }
             Err(failure) if origin == Origin::Shared => {
                 let class = failure.class();
-                node.failure = Some(Box::new(failure));
+                node.failure = Some(failure);
                 Completion::Shared { class }
             }
             Err(failure) => {
@@ -167,7 +167,7 @@ impl Run {
                     retry_after: failure.retry_after(),
                     chance: rand::rng().random(),
                 };
-                node.failure = Some(Box::new(failure));
+                node.failure = Some(failure);
                 completion
             }
         }

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take};
+use docket_graph::{
+    Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take, failed_message,
+};
 
 use super::Node;
+use crate::generation::Prepared;
 use crate::key::RunKey;
 use crate::value::{Payload, Value};
 
@@ -25,12 +28,15 @@ pub(super) struct Frame {
     place: Option<(FrameId, u64)>,
     /// The element itself; none for what runs once.
     element: Option<Arc<Value>>,
-    /// What the keys of its work begin with, where its results are not kept.
-    pub(super) key: RunKey,
+    /// What the keys of its work begin with, where its results are not kept; none for what runs once, which begins as the run
+    /// does.
+    pub(super) key: Option<Arc<RunKey>>,
     /// In the order of the plan.
     pub(super) nodes: Vec<Node>,
     /// What was gathered of elements within.
     gathered: Vec<(Source, Gathered)>,
+    /// How many elements within had failed when a stage of theirs was closed, where any had.
+    failed: Vec<((DimensionId, u32), u64)>,
     /// The results of elements within, where they are passed on, by their index.
     results: Vec<Vec<Payload>>,
 }
@@ -43,14 +49,16 @@ enum Gathered {
 
 impl Frames {
     /// Returns the frame of what runs once, alone.
-    pub(super) fn new(plan: &Plan, key: RunKey, uses: &[u32]) -> Self {
-        let mut carries = vec![false; plan.dimensions().len()].into_boxed_slice();
+    pub(super) fn new(plan: &Plan, uses: &[u32]) -> Self {
+        // Only elements look here, and where the root is all there are none.
+        let dimensions = Some(plan.dimensions().len()).filter(|dimensions| *dimensions > 1);
+        let mut carries = vec![false; dimensions.unwrap_or(0)].into_boxed_slice();
         let (mut dimension, result) = (plan.target_dimension(), plan.result_dimension());
         while dimension != result {
             carries[dimension.index()] = true;
             dimension = plan.dimension(dimension).parent;
         }
-        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, key, uses);
+        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, uses);
         Self { slots: vec![Some(root)], carries }
     }
 
@@ -81,9 +89,9 @@ impl Frames {
     /// its position among all.
     pub(super) fn open(
         &mut self,
-        plan: &Plan,
+        Prepared { plan, uses, .. }: &Prepared,
+        once: &RunKey,
         element: Element,
-        uses: &[u32],
         item: impl FnOnce() -> (Payload, u64),
     ) {
         let Element { frame, parent, dimension, index } = element;
@@ -99,8 +107,9 @@ impl Frames {
                 (list.payloads()[at].clone(), index)
             }
         };
-        let key = around.key.of_element(&payload);
-        let mut opened = Frame::new(plan, frame, dimension, key, uses);
+        let key = around.key.as_deref().unwrap_or(once).of_element(&payload);
+        let mut opened = Frame::new(plan, frame, dimension, uses);
+        opened.key = Some(Arc::new(key));
         opened.place = Some((parent, place));
         opened.element = Some(Arc::new(Value::One(payload)));
         if self.slots.len() <= frame.slot() {
@@ -129,21 +138,14 @@ impl Frames {
         if frame.dimension != plan.target_dimension() {
             return Arc::new(Value::Many(self.results_of(plan, item)));
         }
-        let value = match plan.target_source() {
-            Source::Given(_) => frame.element.as_ref(),
-            Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
-        };
+        let value = frame.made(plan, plan.target_source());
         Arc::clone(value.expect("an item that is done has its result"))
     }
 
     /// Puts what is gathered of an element after a stage into the frame around it.
     pub(super) fn gather(&mut self, plan: &Plan, element: Element, stage: u32) {
         for gathered in plan.gathered(element.dimension).iter().filter(|gathered| gathered.stage == stage) {
-            let frame = self.frame(element.frame);
-            let value = match gathered.source {
-                Source::Given(_) => frame.element.as_ref(),
-                Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
-            };
+            let value = self.frame(element.frame).made(plan, gathered.source);
             let payload =
                 value.expect("what has passed a stage has the values of it").payloads().first().cloned();
             let around = self.get_mut(element.parent).expect("a frame ends after all that is within it");
@@ -154,9 +156,18 @@ impl Frames {
         }
     }
 
-    /// Makes a list of what was gathered of all elements after a stage.
-    pub(super) fn close(&mut self, plan: &Plan, frame: FrameId, dimension: DimensionId, stage: u32) {
+    /// Makes a list of what was gathered of all elements after a stage, and notes how many of them had failed.
+    pub(super) fn close(
+        &mut self,
+        plan: &Plan,
+        frame: FrameId,
+        (dimension, stage): (DimensionId, u32),
+        failed: u64,
+    ) {
         let around = self.get_mut(frame).expect("a frame ends after all that is within it");
+        if failed > 0 {
+            around.failed.push(((dimension, stage), failed));
+        }
         for gathered in plan.gathered(dimension).iter().filter(|gathered| gathered.stage == stage) {
             let gathered = around.gathered_of(gathered.source);
             if let Gathered::Open(list) = gathered {
@@ -183,15 +194,11 @@ impl Frames {
         if frame.dimension != plan.target_dimension() {
             return std::mem::take(&mut frame.results).into_iter().flatten().collect();
         }
-        match plan.target_source() {
-            Source::Given(_) => frame.element.as_ref(),
-            Source::Node(node) => frame.nodes[plan.position(node)].value.as_ref(),
-        }
-        .map(|value| value.payloads().to_vec())
-        .unwrap_or_default()
+        let value = frame.made(plan, plan.target_source());
+        value.map(|value| value.payloads().to_vec()).unwrap_or_default()
     }
 
-    /// Returns the result of a run that is done.
+    /// Takes the result of a run that is done.
     pub(super) fn result(&mut self, plan: &Plan, given: &[Arc<Value>]) -> Arc<Value> {
         if plan.target_dimension() != DimensionId::ROOT {
             return Arc::new(Value::Many(self.results_of(plan, FrameId::ROOT)));
@@ -199,22 +206,27 @@ impl Frames {
         match plan.target_source() {
             Source::Given(index) => Arc::clone(&given[index]),
             Source::Node(node) => {
-                let value = self.frame(FrameId::ROOT).nodes[plan.position(node)].value.as_ref();
-                Arc::clone(value.expect("a run that is done has its result"))
+                let root = self.get_mut(FrameId::ROOT).expect("what runs once is there to the end");
+                root.nodes[plan.position(node)].value.take().expect("a run that is done has its result")
             }
+            Source::Failed => unreachable!("what the host counts is no target"),
         }
     }
 
-    /// Returns the values for a job's inputs, each in the arity that its step takes.
+    /// Returns the values for a job's inputs, each in the arity that its step takes. `unread` is how many items of a
+    /// batch are no messages.
     pub(super) fn inputs(
         &self,
         plan: &Plan,
         job: Job,
         arities: impl Iterator<Item = Arity>,
-        given: &[Arc<Value>],
+        (given, unread): (&[Arc<Value>], u64),
     ) -> Vec<(Arc<Value>, Arity)> {
         let own = self.frame(job.frame);
         let value = |input: &Input| {
+            if input.source == Source::Failed {
+                return Some(Arc::new(Value::one(failed_message(self.failed(plan, job, unread)))));
+            }
             let frame = self.around(own, input.dimension);
             match (input.take, input.source) {
                 (Take::Element, _) => frame.element.as_ref(),
@@ -222,11 +234,28 @@ impl Frames {
                 (Take::Gathered, Source::Given(index)) if plan.items().is_none() => given.get(index),
                 (Take::Gathered, source) => frame.list_of(source),
                 (Take::Whole, Source::Given(index)) => given.get(index),
-                (Take::Whole, Source::Node(node)) => frame.nodes[plan.position(node)].value.as_ref(),
+                (Take::Whole, source) => frame.made(plan, source),
             }
+            .cloned()
         };
-        let value = |input| Arc::clone(value(input).expect("a node starts after what it needs"));
+        let value = |input| value(input).expect("a node starts after what it needs");
         plan.inputs(job.node).iter().map(value).zip(arities).collect()
+    }
+
+    /// Returns how many elements had failed of those that a job gathers, when they were gathered.
+    fn failed(&self, plan: &Plan, job: Job, unread: u64) -> u64 {
+        // Items of which nothing runs for each come as a list, from which those that are no messages were left out.
+        let takes_items =
+            |input: &Input| input.take == Take::Gathered && matches!(input.source, Source::Given(_));
+        if plan.items().is_none() && plan.inputs(job.node).iter().any(takes_items) {
+            return unread;
+        }
+        let own = self.frame(job.frame);
+        let failed = |from: (DimensionId, u32)| {
+            let around = self.around(own, plan.dimension(from.0).parent);
+            around.failed.iter().find(|(known, _)| *known == from).map_or(0, |(_, failed)| *failed)
+        };
+        plan.gathers_from(job.node).into_iter().map(failed).sum()
     }
 
     /// Returns the frame itself or the one around it that is of this dimension.
@@ -257,11 +286,20 @@ impl Frames {
 }
 
 impl Frame {
-    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, key: RunKey, uses: &[u32]) -> Self {
+    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, uses: &[u32]) -> Self {
         let node = |node: &NodeId| Node { uses: uses[node.index()], ..Node::default() };
         let nodes = plan.nodes_in(dimension).iter().map(node).collect();
-        let (gathered, results) = (Vec::new(), Vec::new());
-        Self { id, dimension, place: None, element: None, key, nodes, gathered, results }
+        let (gathered, failed, results) = (Vec::new(), Vec::new(), Vec::new());
+        Self { id, dimension, place: None, element: None, key: None, nodes, gathered, failed, results }
+    }
+
+    /// Returns what was made in this frame: what a node has given, or its element.
+    fn made(&self, plan: &Plan, source: Source) -> Option<&Arc<Value>> {
+        match source {
+            Source::Given(_) => self.element.as_ref(),
+            Source::Node(node) => self.nodes[plan.position(node)].value.as_ref(),
+            Source::Failed => None,
+        }
     }
 
     pub(super) fn id(&self) -> FrameId {

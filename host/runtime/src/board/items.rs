@@ -40,6 +40,8 @@ impl ItemsStart {
 pub(super) struct Items {
     start: ItemsStart,
     read: u64,
+    /// How many are no messages, those included that were read before the start.
+    unread: u64,
     /// How many have ended.
     ended: u64,
     /// Outcomes that the reader was not given yet, where each item has one; of the items from `given` on.
@@ -81,6 +83,7 @@ pub(crate) enum Reading {
 impl Items {
     pub(super) fn new(start: ItemsStart, now: Instant) -> Self {
         Self {
+            unread: start.progress.counts().failed,
             start,
             read: 0,
             ended: 0,
@@ -96,6 +99,11 @@ impl Items {
 
     pub(super) fn take_incoming(&mut self) -> (Payload, u64) {
         self.incoming.take().expect("an item is brought before its frame is opened")
+    }
+
+    /// Returns how many items are no messages.
+    pub(super) fn unread(&self) -> u64 {
+        self.unread
     }
 
     /// Returns why the items ended the run, if they did.
@@ -263,6 +271,7 @@ impl Run {
         let items = board.items.as_mut().expect("only a batch is fed");
         let error = ExecutionError::Item { index, port: items.start.port.clone(), fault };
         items.start.progress.add_failed();
+        items.unread += 1;
         match items.start.on_item_error {
             OnItemError::Continue => items.end(index, Some(Err(error))),
             OnItemError::Fail => {

@@ -91,6 +91,6 @@ impl Run {
 
     /// Returns the notes that are being written into the store.
     pub(crate) fn endings(&self) -> Vec<JoinHandle<()>> {
-        std::mem::take(&mut self.lock().endings)
+        if self.journaled.is_none() { Vec::new() } else { std::mem::take(&mut self.lock().endings) }
     }
 }

@@ -45,8 +45,8 @@ pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
 pub(crate) struct Taken<'a> {
     pub(crate) turn: Turn,
     pub(crate) inputs: Inputs,
-    /// What the key of the work begins with, where its result is not kept.
-    pub(crate) key: RunKey,
+    /// What the key of the work for an element begins with, where its result is not kept; none where the run's own does.
+    pub(crate) key: Option<Arc<RunKey>>,
     /// Where nothing has to be waited for or looked up first, the attempt has begun already.
     pub(crate) begun: Option<Admitted<'a>>,
 }
@@ -142,7 +142,7 @@ impl Run {
     fn inputs(&self, board: &Board, job: Job) -> Inputs {
         let step = self.home.generation.graph().step(self.plan().step(job.node));
         let arities = step.inputs.iter().map(|(_, arity)| *arity);
-        board.frames.inputs(self.plan(), job, arities, &self.given)
+        board.frames.inputs(self.plan(), job, arities, (&self.given, board.unread()))
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if

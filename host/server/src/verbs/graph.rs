@@ -39,7 +39,11 @@ fn steps(graph: &Graph) -> String {
 
 /// Returns what a step takes, in its order.
 pub(super) fn takes(graph: &Graph, inputs: &[(PortId, Arity)]) -> String {
-    let ports: Vec<_> = inputs.iter().map(|input| port(graph, *input)).collect();
+    let taken = |input: &(PortId, Arity)| match graph.is_from_host(input.0) {
+        true => port(graph, *input) + " (from the host)",
+        false => port(graph, *input),
+    };
+    let ports: Vec<_> = inputs.iter().map(taken).collect();
     if ports.is_empty() { "nothing".to_owned() } else { ports.join(", ") }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use docket_graph::{Arity, Growth, Jitter, Match, Persistence, Port, Retry, Scope, StepName};
+use docket_graph::{Arity, Growth, Jitter, Match, Persistence, Port, PortId, Retry, Scope, StepName};
 use docket_runtime::{
     Effective, HostOptions, HttpLimits, Inspection, Instance, Limits, LoadErrors, ModuleSource, OnStoreError,
     Purity,
@@ -60,7 +60,7 @@ struct ModuleView<'a> {
 struct StepView<'a> {
     step: &'a StepName,
     version: Option<&'a str>,
-    inputs: Vec<PortView<'a>>,
+    inputs: Vec<InputView<'a>>,
     output: PortView<'a>,
     purity: Purity,
     /// The imports and grants that keep it from being pure.
@@ -77,6 +77,15 @@ struct StepView<'a> {
 struct PortView<'a> {
     port: &'a Port,
     arity: Arity,
+}
+
+#[derive(Serialize)]
+struct InputView<'a> {
+    #[serde(flatten)]
+    port: PortView<'a>,
+    /// Whether the host itself gives it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    from_host: bool,
 }
 
 #[derive(Serialize)]
@@ -130,13 +139,17 @@ impl<'a> ModuleView<'a> {
         let Inspection { facts, graph } = found;
         let steps = graph.steps().map(|(_, step)| {
             let view = |(port, arity)| PortView { port: graph.port(port), arity };
+            let input = |taken: (PortId, Arity)| InputView {
+                port: view(taken),
+                from_host: graph.is_from_host(taken.0),
+            };
             let module = (&*facts.name, &facts.digest);
             let effective = options.effective(module, step.name.as_str(), &step.policy);
             let (purity, because_of) = facts.purity(&effective.grants, effective.instance);
             StepView {
                 step: &step.name,
                 version: step.version.as_deref(),
-                inputs: step.inputs.iter().copied().map(view).collect(),
+                inputs: step.inputs.iter().copied().map(input).collect(),
                 output: view(step.output),
                 purity,
                 because_of,

@@ -143,8 +143,11 @@ struct StepView<'a> {
 struct InputView<'a> {
     #[serde(flatten)]
     port: PortView<'a>,
-    /// The step that gives it; none where it is given with the request.
+    /// The step that gives it; none where it is given with the request, or by the host.
     from: Option<&'a StepName>,
+    /// Whether the host itself gives it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    from_host: bool,
 }
 
 #[derive(Serialize)]
@@ -161,6 +164,7 @@ fn view<'a>(generation: &'a Generation, asked: &'a Asked, states: &'a [State]) -
         let input = |(&(port, arity), input): (&(_, _), &docket_graph::Input)| InputView {
             port: PortView { port: graph.port(port), arity },
             from: producer(graph, &asked.plan, input.source),
+            from_host: input.source == Source::Failed,
         };
         let (purity, because_of) = generation.purity(id);
         StepView {
@@ -194,7 +198,7 @@ fn is_per_item(plan: &Plan, node: NodeId) -> bool {
 
 fn producer<'a>(graph: &'a Graph, plan: &Plan, source: Source) -> Option<&'a StepName> {
     match source {
-        Source::Given(_) => None,
+        Source::Given(_) | Source::Failed => None,
         Source::Node(node) => Some(&graph.step(plan.step(node)).name),
     }
 }

@@ -58,6 +58,13 @@ fn what_is_kept_is_found_again_and_plan_and_explain_say_so() {
         execute(dir, "three", Some("user-456"));
         let text = run(dir, &["explain", "three"]).out;
         assert!(text.contains("made    the input `example.v1.UserID` changed"), "{text}");
+
+        run(dir, &["cache", "rm", "--step", "FetchActivity"]);
+        execute(dir, "four", None);
+        let two = json(dir, &["explain", "two", "--format", "json"]);
+        let again = "what it found is gone; execution `four` made it again";
+        let before = "execution `one` had made it";
+        assert_eq!(column(&two, "reason"), [again, before, before]);
     }
 }
 

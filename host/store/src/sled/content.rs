@@ -7,13 +7,13 @@ use bytes::{Bytes, BytesMut};
 use sled::IVec;
 
 use crate::codec;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Kind, Record, RecordKey};
 
 use super::draft::Draft;
 use super::failed;
-use super::layout::{self, Chunks, Value, cut, damaged, is_whole, places, record_key};
-use super::lists::{self, Tails};
+use super::layout::{self, Chunks, Value, cut, damaged, is_whole, places, record_key, record_prefix};
+use super::lists::Move;
 
 /// How often a record that is replaced while its chunks are read is read again.
 pub(super) const READINGS: usize = 1000;
@@ -139,6 +139,17 @@ pub(super) fn stored(tree: &sled::Tree, kind: Kind, key: &RecordKey) -> Result<S
     Err(damaged(kind, key, "its chunks are not there"))
 }
 
+/// Returns the last key of a kind that the tree has.
+pub(super) fn last_key(tree: &sled::Tree, kind: Kind) -> Result<Option<RecordKey>, StoreError> {
+    let Some(key) = tree.scan_prefix(record_prefix(kind)).keys().next_back() else { return Ok(None) };
+    let key = key.map_err(failed)?;
+    let text = key.get(record_prefix(kind).len()..).and_then(|key| str::from_utf8(key).ok());
+    let key = text.and_then(|text| RecordKey::parse(text).ok());
+    let unreadable =
+        || StoreError::new(StoreErrorKind::Corrupt, "the store cannot be read: a key has no known form");
+    key.map(Some).ok_or_else(unreadable)
+}
+
 /// A record as it is somewhere: none where it is not there.
 pub(super) type State = Option<Arc<Change>>;
 
@@ -240,22 +251,18 @@ impl Change {
     }
 }
 
-/// Drafts a record, or its absence, in the place of what the tree has.
+/// Drafts a record, or its absence, in the place of what the tree has, and adds what is to change in lists.
 pub(super) fn draft(
     draft: &mut Draft<'_>,
-    tails: &mut Tails,
+    moves: &mut Vec<Move>,
     (kind, key): (Kind, &RecordKey),
     below: Option<&Change>,
     now: Option<&Change>,
-) -> Result<(), StoreError> {
+) {
     let listed = |change: &Change| places(kind, key, &change.record().facts);
     let (was, is) = (below.map(listed).unwrap_or_default(), now.map(listed).unwrap_or_default());
-    for place in was.iter().filter(|place| !is.contains(place)) {
-        lists::remove(draft, tails, place)?;
-    }
-    for place in is.iter().filter(|place| !was.contains(place)) {
-        lists::insert(draft, tails, place)?;
-    }
+    moves.extend(was.iter().filter(|place| !is.contains(place)).cloned().map(Move::from_place));
+    moves.extend(is.into_iter().filter(|place| !was.contains(place)).map(Move::to_place));
     let chunks = |change: &Change| change.stored.value.chunks();
     let (old_chunks, new_chunks) = (below.and_then(chunks), now.and_then(chunks));
     if old_chunks != new_chunks {
@@ -274,5 +281,4 @@ pub(super) fn draft(
             draft.insert(record_key(kind, key), stored.value.to_bytes());
         }
     }
-    Ok(())
 }

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `m/format` | the number of this layout, in digits |
 //! | `m/merged` | up to which frame of the [`log`](super::log) the tree has everything: 8 bytes |
+//! | `m/tally` | how many records the tree has, and their [`tally`](super::tally): 16 bytes |
 //! | `r` kind key | a record: [`Value`] |
 //! | `c` kind key `0` digest n | a chunk of what is too long for a record's value |
 //! | `n` kind … | list of a kind's records by time of creation, each with a mark of its step |
-//! | `e` execution … | the same of one execution, of all kinds one behind the other, without marks; of the word, 8 bytes of its digest |
+//! | `e` … | list of all records of executions: execution by execution, and of each kind by kind, by time of creation, without marks |
 //! | `x` … | list of all records that expire, by when |
 //!
 //! What follows the beginning of a list is [`lists`](super::lists)' own.
@@ -24,13 +25,16 @@ use crate::record::{Facts, Kind, Record, RecordKey};
 pub(super) const FORMAT_KEY: &[u8] = b"m/format";
 
 /// The number of the layout above.
-pub(super) const FORMAT: &str = "3";
+pub(super) const FORMAT: &str = "4";
 
 /// Where the number of the last frame is of which the tree has everything.
 pub(super) const MERGED_KEY: &[u8] = b"m/merged";
 
+/// Where the tally of the tree's records is.
+pub(super) const TALLY_KEY: &[u8] = b"m/tally";
+
 /// The largest value in the tree. A leaf holds up to 20 of them (more than 16 split it), each with a key
-/// of up to 540 bytes; above 128 KiB sled would write the leaf to a file of its own, and never remove it.
+/// of up to 600 bytes; above 128 KiB sled would write the leaf to a file of its own, and never remove it.
 pub(super) const VALUE_BYTES: usize = 5 << 10;
 
 /// How much of a value that is too long goes into one chunk.
@@ -52,16 +56,21 @@ pub(super) fn kind_of(byte: u8) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind_byte(*kind) == byte)
 }
 
+/// Returns what the keys of a kind's records begin with.
+pub(super) fn record_prefix(kind: Kind) -> [u8; 2] {
+    [b'r', kind_byte(kind)]
+}
+
 /// Returns the key of a record's value.
 pub(super) fn record_key(kind: Kind, key: &RecordKey) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2 + key.as_str().len());
-    bytes.extend([b'r', kind_byte(kind)]);
+    bytes.extend(record_prefix(kind));
     bytes.extend_from_slice(key.as_str().as_bytes());
     bytes
 }
 
 /// A place in a list: which list, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) list: Vec<u8>,
     pub(super) entry: Vec<u8>,
@@ -71,21 +80,23 @@ pub(super) struct Place {
 pub(super) struct Created {
     /// The beginning of its keys.
     pub(super) list: Vec<u8>,
-    /// What its entries of one kind begin with, where it has several kinds.
-    pub(super) beginning: Option<u8>,
+    /// What the entries of one execution and one kind begin with, where the list is of all executions.
+    pub(super) beginning: Vec<u8>,
 }
 
 impl Created {
-    /// Returns the list of a kind's records, or of those of an execution.
+    /// Returns the list of a kind's records, or where those of an execution are.
     pub(super) fn of(kind: Kind, execution: Option<&str>) -> Self {
         let kind = kind_byte(kind);
         match execution {
-            // Most executions have few records: one page for all is less than one for each kind.
+            // Ids that a host makes go by time: what is begun together stands together, in few pages, and at
+            // the end of the list. A list for each would cost every execution a page at a place of its own.
             Some(execution) => {
-                let list = [b"e", &Sha256::digest(execution)[..8]].concat();
-                Self { list, beginning: Some(kind) }
+                let mut beginning = execution_mark(execution);
+                beginning.push(kind);
+                Self { list: b"e".to_vec(), beginning }
             }
-            None => Self { list: vec![b'n', kind], beginning: None },
+            None => Self { list: vec![b'n', kind], beginning: Vec::new() },
         }
     }
 
@@ -93,6 +104,18 @@ impl Created {
     fn place(self, entry: &[u8]) -> Place {
         let Self { list, beginning } = self;
         Place { list, entry: [beginning.as_slice(), entry].concat() }
+    }
+}
+
+/// The longest id of an execution that stands in a list as it is, in bytes: of keys there is only so much.
+const LONGEST_ID: u8 = 64;
+
+/// Returns what an execution's entries begin with: no other's begin so. Those of ids of one length are in
+/// the order of the ids.
+fn execution_mark(execution: &str) -> Vec<u8> {
+    match u8::try_from(execution.len()) {
+        Ok(length) if length <= LONGEST_ID => [&[length], execution.as_bytes()].concat(),
+        _ => [&[u8::MAX], &Sha256::digest(execution)[..16]].concat(),
     }
 }
 
@@ -363,6 +386,17 @@ mod tests {
             let read = |step| Some(CreatedEntry { created_at: Timestamp(a.0), key: a.1.clone(), step });
             prop_assert_eq!(read_created(&entry(&a)), read(None));
             prop_assert_eq!(read_created(&marked(&a, one)), read(Some(one)));
+        }
+
+        #[test]
+        fn no_execution_stands_among_the_records_of_another(
+            a in "[!-~]{0,80}", b in "[!-~]{0,80}", longer in "[!-~]{1,3}", same_length: bool,
+        ) {
+            let b = if same_length { b } else { format!("{a}{longer}") };
+            if a != b {
+                let (one, other) = (execution_mark(&a), execution_mark(&b));
+                prop_assert!(!one.starts_with(&other) && !other.starts_with(&one));
+            }
         }
 
         #[test]

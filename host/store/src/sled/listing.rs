@@ -46,8 +46,10 @@ fn newest(
         (cursor, time) => cursor.or(time),
     };
     let mut records: Vec<Record> = Vec::new();
-    if let Some(kind) = beginning {
-        end = Some(end.map_or_else(|| vec![kind + 1], |end| [&[kind], end.as_slice()].concat()));
+    if !beginning.is_empty() {
+        // What begins like the others and ends like none: their times are far below this one.
+        let end_of_all = || vec![u8::MAX; 8];
+        end = Some([beginning.as_slice(), &end.unwrap_or_else(end_of_all)].concat());
     }
     loop {
         // Of a step's there may be few among all.
@@ -58,13 +60,7 @@ fn newest(
         };
         let Some(last) = entries.last() else { return Ok((records, None)) };
         for entry in &entries {
-            let created = match beginning {
-                None => entry.as_slice(),
-                Some(kind) => match entry.strip_prefix(&[kind]) {
-                    Some(created) => created,
-                    None => return Ok((records, None)),
-                },
-            };
+            let Some(created) = entry.strip_prefix(beginning.as_slice()) else { return Ok((records, None)) };
             let CreatedEntry { created_at, key, step } =
                 read_created(created).ok_or_else(|| damaged_list(&list))?;
             if wanted.is_some() && step != wanted {

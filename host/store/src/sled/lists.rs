@@ -21,6 +21,54 @@ const PAGE_BYTES: usize = 1 << 10;
 /// How many lists are remembered by their last page when nothing is merged: meanwhile it is as many as that has.
 const LISTS_REMEMBERED: usize = 4096;
 
+/// What is to change in a list.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Move {
+    place: Place,
+    is_there: bool,
+}
+
+impl Move {
+    /// An entry is to be at this place.
+    pub(super) fn to_place(place: Place) -> Self {
+        Self { place, is_there: true }
+    }
+
+    /// No entry is to be at this place.
+    pub(super) fn from_place(place: Place) -> Self {
+        Self { place, is_there: false }
+    }
+}
+
+/// Drafts changes of lists, list by list and each from its beginning to its end: what is added at the end
+/// comes in order, and pages are read and written once.
+pub(super) fn draft(
+    draft: &mut Draft<'_>,
+    tails: &mut Tails,
+    mut moves: Vec<Move>,
+) -> Result<(), StoreError> {
+    moves.sort_unstable();
+    for Move { place, is_there } in &moves {
+        if *is_there {
+            insert(draft, tails, place)?;
+        } else {
+            remove(draft, tails, place)?;
+        }
+    }
+    tails.settle(draft);
+    Ok(())
+}
+
+/// Returns how many entries a list has.
+pub(super) fn count(tree: &sled::Tree, list: &[u8]) -> Result<u64, StoreError> {
+    let mut count = 0;
+    for page in tree.scan_prefix(list) {
+        let (_, bytes) = page.map_err(failed)?;
+        count += parse(list, &bytes)?.len() as u64;
+    }
+    Ok(count)
+}
+
 /// The last pages of lists that were added to, because that is where most entries go: kept here while
 /// a group of batches is drafted, and true afterwards as long as everything that changes a list goes
 /// through here.
@@ -35,7 +83,7 @@ struct Tail {
 
 impl Tails {
     /// Drafts what only the last pages have yet.
-    pub(super) fn settle(&mut self, draft: &mut Draft<'_>) {
+    fn settle(&mut self, draft: &mut Draft<'_>) {
         for tail in self.0.values_mut().filter(|tail| tail.is_ahead) {
             draft.insert(tail.page.key.clone(), tail.page.bytes.as_slice());
             tail.is_ahead = false;
@@ -139,7 +187,7 @@ fn parse<'a>(list: &[u8], bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, StoreError> 
 }
 
 /// Puts an entry at its place, where it may be already.
-pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
+fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
     let Place { list, entry } = place;
     let key = [list.as_slice(), entry].concat();
     if tails.begins_behind(list, &key) && insert_in_earlier(draft, list, &key, entry)? {
@@ -167,7 +215,7 @@ pub(super) fn insert(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) ->
     }
     tails.give_up(draft, list);
     if draft.first_behind(list, list).map_err(failed)?.is_none() {
-        // The first entry of a list, most often of a new execution.
+        // The first entry of a list.
         let page = Page { key, bytes: framed(entry) };
         tails.0.insert(list.clone(), Tail { page, is_ahead: true });
         return Ok(());
@@ -264,7 +312,7 @@ fn remember_tail(draft: &Draft<'_>, tails: &mut Tails, list: &[u8]) -> Result<()
 }
 
 /// Takes an entry from its place, where it may no longer be.
-pub(super) fn remove(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
+fn remove(draft: &mut Draft<'_>, tails: &mut Tails, place: &Place) -> Result<(), StoreError> {
     let Place { list, entry } = place;
     let key = [list.as_slice(), entry].concat();
     if let Some(Tail { page, is_ahead }) = tails.of(list, &key) {
@@ -352,136 +400,4 @@ fn behind(beginning: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn place(list: &[u8], entry: u16) -> Place {
-        // Long enough for pages of a few entries.
-        let entry = [&entry.to_be_bytes()[..], &[b'.'; 124]].concat();
-        Place { list: list.to_vec(), entry }
-    }
-
-    fn apply(tree: &sled::Tree, mut draft: Draft<'_>, tails: &mut Tails) {
-        tails.settle(&mut draft);
-        tree.apply_batch(draft.into_changes()).unwrap();
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Insert(u16),
-        Remove(u16),
-        Applied,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            5 => (0..60_u16).prop_map(Step::Insert),
-            3 => (0..60_u16).prop_map(Step::Remove),
-            1 => Just(Step::Applied),
-        ]
-    }
-
-    #[track_caller]
-    fn check(tree: &sled::Tree, list: &[u8], expected: &BTreeSet<u16>) {
-        let entries = |entries: Vec<Vec<u8>>| -> Vec<u16> {
-            entries.iter().map(|entry| u16::from_be_bytes([entry[0], entry[1]])).collect()
-        };
-        let all = backwards(tree, list, None, usize::MAX).unwrap();
-        assert_eq!(entries(all), expected.iter().rev().copied().collect::<Vec<_>>());
-        for end in [0, 7, 30, 59] {
-            let end_entry = place(list, end).entry;
-            let found = backwards(tree, list, Some(&end_entry), usize::MAX).unwrap();
-            assert_eq!(
-                entries(found),
-                expected.range(..end).rev().copied().collect::<Vec<_>>(),
-                "below {end}"
-            );
-            let found = backwards(tree, list, Some(&end_entry), 2).unwrap();
-            assert!(found.len() >= 2.min(expected.range(..end).count()));
-            let top = place(list, u16::MAX).entry;
-            let found = forwards(tree, list, Some(&end_entry), &top, usize::MAX).unwrap();
-            assert_eq!(
-                entries(found),
-                expected.range(end + 1..).copied().collect::<Vec<_>>(),
-                "behind {end}"
-            );
-            let found = forwards(tree, list, None, &end_entry, usize::MAX).unwrap();
-            assert_eq!(entries(found), expected.range(..end).copied().collect::<Vec<_>>(), "up to {end}");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
-        #[test]
-        fn a_list_is_a_sorted_set(steps in proptest::collection::vec(step(), 0..120)) {
-            let db = sled::Config::new().temporary(true).open().unwrap();
-            let mut expected = BTreeSet::new();
-            let mut tails = Tails::default();
-            let mut draft = Draft::on(&db);
-            // Neighbours on both sides, so that no list takes a page of another.
-            for neighbour in [b"k", b"m"] {
-                insert(&mut draft, &mut tails, &place(neighbour, 30)).unwrap();
-            }
-            apply(&db, std::mem::replace(&mut draft, Draft::on(&db)), &mut tails);
-            for step in steps {
-                match step {
-                    Step::Insert(n) => {
-                        insert(&mut draft, &mut tails, &place(b"l", n)).unwrap();
-                        expected.insert(n);
-                    }
-                    Step::Remove(n) => {
-                        remove(&mut draft, &mut tails, &place(b"l", n)).unwrap();
-                        expected.remove(&n);
-                    }
-                    Step::Applied => {
-                        apply(&db, std::mem::replace(&mut draft, Draft::on(&db)), &mut tails);
-                        check(&db, b"l", &expected);
-                    }
-                }
-            }
-            apply(&db, draft, &mut tails);
-            check(&db, b"l", &expected);
-            check(&db, b"k", &BTreeSet::from([30]));
-            check(&db, b"m", &BTreeSet::from([30]));
-        }
-    }
-
-    fn pages(entries: impl Iterator<Item = u16>) -> usize {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let (mut draft, mut tails) = (Draft::on(&db), Tails::default());
-        for entry in entries {
-            insert(&mut draft, &mut tails, &place(b"l", entry)).unwrap();
-        }
-        apply(&db, draft, &mut tails);
-        db.len()
-    }
-
-    #[test]
-    fn what_comes_in_order_fills_pages() {
-        // Eight entries of 128 bytes fit a page.
-        assert_eq!(pages(0..80), 10);
-        assert_eq!(pages((0..80).rev()), 10);
-        assert!(pages((0..80).map(|n| n * 37 % 80)) <= 20);
-    }
-
-    #[test]
-    fn what_comes_a_little_late_leaves_the_last_page_where_it_is_remembered() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let (mut draft, mut tails) = (Draft::on(&db), Tails::default());
-        let mut put = |entry| {
-            insert(&mut draft, &mut tails, &place(b"l", entry)).unwrap();
-            tails.0.get(&b"l"[..]).unwrap().page.key.clone()
-        };
-        (0..18).for_each(|n| drop(put(10 * n)));
-        let tail = put(180);
-        for late in [155, 5, 75, 1] {
-            assert_eq!(put(late), tail, "after {late}");
-        }
-        apply(&db, draft, &mut tails);
-        check(&db, b"l", &(0..=18).map(|n| 10 * n).chain([155, 5, 75, 1]).collect());
-    }
-}
+mod tests;

@@ -1,7 +1,6 @@
 //! Owns the thread that brings the tree up to what the log has: many groups of batches at once, each
 //! record as it is in the end. Never writes to the log.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, mpsc};
@@ -11,11 +10,12 @@ use crate::error::StoreError;
 use crate::record::{Kind, RecordKey};
 
 use super::common::{Answer, Common, Disk, answer};
-use super::content;
+use super::content::{self, Change};
 use super::draft::Draft;
-use super::layout::MERGED_KEY;
-use super::lists::Tails;
+use super::layout::{MERGED_KEY, TALLY_KEY};
+use super::lists::{self, Tails};
 use super::overlay::{Entry, Layer};
+use super::tally::Tally;
 
 /// How many records the tree takes in one of its batches: for as long as that takes nobody reads it.
 const AT_ONCE: usize = 512;
@@ -50,6 +50,8 @@ impl Merge {
 pub(super) struct Merger {
     pub(super) tree: sled::Tree,
     pub(super) tails: Tails,
+    /// Of what the tree has.
+    pub(super) tally: Tally,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) common: Arc<Common>,
 }
@@ -100,11 +102,14 @@ impl Merger {
         loop {
             let slice = slices.next().unwrap_or_default();
             let mut draft = Draft::on(&self.tree);
+            let mut moves = Vec::with_capacity(3 * slice.len());
             for (kind, key, Entry { now, below }) in slice {
                 let (below, now) = (below.as_deref(), now.as_deref());
-                content::draft(&mut draft, &mut self.tails, (*kind, key), below, now)?;
+                content::draft(&mut draft, &mut moves, (*kind, key), below, now);
+                self.tally.replace(below.map(Change::record), now.map(Change::record));
             }
-            self.tails.settle(&mut draft);
+            lists::draft(&mut draft, &mut self.tails, moves)?;
+            draft.insert(TALLY_KEY.to_vec(), &self.tally.to_bytes());
             let is_last = slices.peek().is_none();
             if is_last {
                 // With the last of it, so that what the log has beyond is all that is to be read again.
@@ -124,8 +129,7 @@ impl Merger {
 type Changed<'a> = (Kind, &'a RecordKey, &'a Entry);
 
 /// Returns what a layer has in the order in which the tree takes it: execution by execution, in the order
-/// of their first records, so that an execution's own list is written once; and, of what is taken at
-/// once, by creation, so that lists grow at their ends.
+/// of their first records, so that lists grow at their ends.
 fn in_order(layer: &Layer) -> Vec<Changed<'_>> {
     let created_at = |entry: &Entry| entry.facts().map(|facts| facts.created_at);
     let mut begun: HashMap<&str, Timestamp> = HashMap::new();
@@ -143,9 +147,5 @@ fn in_order(layer: &Layer) -> Vec<Changed<'_>> {
         grouped.push((first, execution, changed));
     }
     grouped.sort_unstable_by_key(|(first, execution, _)| (*first, *execution));
-    let mut entries: Vec<Changed<'_>> = grouped.into_iter().map(|(_, _, changed)| changed).collect();
-    for slice in entries.chunks_mut(AT_ONCE) {
-        slice.sort_unstable_by_key(|(kind, key, entry)| (*kind, created_at(entry), Reverse(*key)));
-    }
-    entries
+    grouped.into_iter().map(|(_, _, changed)| changed).collect()
 }

@@ -16,6 +16,7 @@ use super::SledOptions;
 use super::common::Disk;
 use super::layout::{FORMAT, FORMAT_KEY};
 use super::log::{self, FILES, FULL_BYTES, Files};
+use super::tally;
 
 /// How often sled's own thread flushes what nobody asked to be flushed; its default.
 const FLUSH_EVERY_MS: u64 = 500;
@@ -25,6 +26,9 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<sled::Db, Store
     make_directory(path)?;
     if is_locked(path).map_err(|error| unusable(path, "opened", &error))? {
         return Err(in_use(path));
+    }
+    if let Ok(said) = fs::read_to_string(path.join(LOSSY)) {
+        return Err(StoreError::new(StoreErrorKind::Corrupt, said));
     }
     let db = match open_sled(path, options) {
         Ok(db) => db,
@@ -50,6 +54,9 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<sled::Db, Store
 
 /// A file that says that a store was made here, and had records.
 const MADE: &str = "docket.made";
+
+/// A file that says that sled has mended the database and lost something: what was said then.
+const LOSSY: &str = "docket.damaged";
 
 /// Returns the error of a store that sled opens as if nothing had ever been in it: damage early in its
 /// log looks like the end of it.
@@ -182,9 +189,18 @@ fn repair(path: &Path, options: &SledOptions, why: &str) -> Result<sled::Db, Sto
     }
     match open_sled(path, options) {
         Ok(db) => {
+            // sled passes over what it cannot read in the middle of its log.
+            if has_format(&db)? {
+                tally::check(&db).map_err(|lost| {
+                    // sled has mended it by now, and will open it without a word.
+                    let why = format!("{why}; then: {lost}");
+                    let _ = fs::write(path.join(LOSSY), damaged(&why).to_string());
+                    damaged(&why)
+                })?;
+            }
             tracing::warn!(
                 store = %shown, copy = %copy.display(), why,
-                "the store was damaged, and opened again from its log; look at what it holds before the copy is removed"
+                "the store was damaged, and opened again from its log with every record; the copy of it as it was found can be removed"
             );
             Ok(db)
         }
@@ -225,6 +241,12 @@ fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns whether the database is of the format that we write.
+fn has_format(db: &sled::Db) -> Result<bool, StoreError> {
+    let format = db.get(FORMAT_KEY).map_err(super::failed)?;
+    Ok(format.is_some_and(|format| *format == *FORMAT.as_bytes()))
 }
 
 /// Sees that the database is ours and of a format that we read. A new one gets its number last, when

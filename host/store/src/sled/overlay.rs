@@ -79,14 +79,32 @@ struct Layers {
     fresh: Layer,
     /// What is being merged into the tree.
     merging: Option<Arc<Layer>>,
+    /// Of each kind the last key that the tree may have; none where nobody has looked.
+    ends: Option<Ends>,
 }
+
+/// Of each kind the last key, if there is one.
+type Ends = [Option<RecordKey>; Kind::ALL.len()];
 
 impl Overlay {
     /// Returns what there is of a record, or `None` where only the tree knows.
     pub(super) fn look(&self, kind: Kind, key: &RecordKey) -> Option<State> {
         let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let merging = || layers.merging.as_ref().and_then(|layer| layer.look(kind, key));
-        layers.fresh.look(kind, key).or_else(merging).cloned()
+        let above = layers.fresh.look(kind, key).or_else(merging);
+        // Most keys of executions and their steps go by time, and those of what begins are behind all others.
+        let is_new = |ends: &Ends| ends[index(kind)].as_ref().is_none_or(|end| end < key);
+        above.cloned().or_else(|| layers.ends.as_ref().is_some_and(is_new).then_some(None))
+    }
+
+    /// Notes which keys the tree has, before anything is merged into it.
+    pub(super) fn stand_on(&self, tree: &sled::Tree) -> Result<(), StoreError> {
+        let mut ends = Ends::default();
+        for kind in Kind::ALL {
+            ends[index(kind)] = content::last_key(tree, kind)?;
+        }
+        self.0.write().unwrap_or_else(PoisonError::into_inner).ends = Some(ends);
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -114,6 +132,12 @@ impl Overlay {
             for (key, entry) in records.extract_if(|_, entry| stays(entry)) {
                 carried.extend(entry.now.clone().map(|change| (kind, key.clone(), change)));
                 layers.fresh.put_entry(kind, key, entry);
+            }
+        }
+        if let Some(ends) = &mut layers.ends {
+            for (end, records) in ends.iter_mut().zip(&layer.0) {
+                let last = records.keys().max().filter(|last| end.as_ref().is_none_or(|end| end < last));
+                *end = last.cloned().or_else(|| end.take());
             }
         }
         let layer = Arc::new(layer);
@@ -171,4 +195,53 @@ pub(super) fn read(
         }
     }
     Err(damaged(kind, key, "its chunks are not there"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::record::{Revision, Status};
+
+    fn key(text: &str) -> RecordKey {
+        RecordKey::parse(text).unwrap()
+    }
+
+    fn change(text: &str) -> State {
+        let facts = Facts::new(Status::Done, "acme".into(), Timestamp(1));
+        let (kind, revision) = (Kind::Step, Revision(1));
+        Some(Arc::new(Change::of(Record {
+            kind,
+            key: key(text),
+            revision,
+            facts,
+            body: bytes::Bytes::new(),
+        })))
+    }
+
+    #[test]
+    fn only_a_key_behind_all_that_the_tree_has_is_known_not_to_be_there() {
+        let overlay = Overlay::default();
+        let is_absent = |kind, text: &str| overlay.look(kind, &key(text)).map(|found| found.is_none());
+        assert_eq!(is_absent(Kind::Step, "b"), None, "nobody has looked");
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        db.insert(super::super::layout::record_key(Kind::Step, &key("b")), "").unwrap();
+        overlay.stand_on(&db).unwrap();
+        assert_eq!(["a", "b", "c"].map(|text| is_absent(Kind::Step, text)), [None, None, Some(true)]);
+        assert_eq!(is_absent(Kind::Module, "a"), Some(true), "there is none of this kind");
+        let mut layer = Layer::default();
+        layer.put(Kind::Step, key("d"), change("d"), None);
+        layer.put(Kind::Step, key("c"), change("c"), None);
+        overlay.publish(layer);
+        assert_eq!(
+            ["c", "d", "e"].map(|text| is_absent(Kind::Step, text)),
+            [Some(false), Some(false), Some(true)]
+        );
+        overlay.freeze(|_| false);
+        overlay.merged();
+        assert_eq!(
+            ["c", "cc", "d", "e"].map(|text| is_absent(Kind::Step, text)),
+            [None, None, None, Some(true)]
+        );
+    }
 }

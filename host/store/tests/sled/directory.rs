@@ -128,7 +128,7 @@ fn open_sled(path: &Path) -> sled::Db {
 async fn another_format_is_named_beside_the_one_that_is_read_and_an_earlier_one_with_the_way_out() {
     let way = "; let the release that wrote it export it (`docket-host store export`), and this one import \
                that into a new store (`docket-host store import`)";
-    for (format, way) in [("4", ""), ("2", way), ("1", way), ("x\n", "")] {
+    for (format, way) in [("5", ""), ("3", way), ("2", way), ("1", way), ("x\n", "")] {
         let directory = tempfile::tempdir().unwrap();
         filled(directory.path()).await;
         let db = open_sled(directory.path());
@@ -136,7 +136,7 @@ async fn another_format_is_named_beside_the_one_that_is_read_and_an_earlier_one_
         db.flush().unwrap();
         let_go(directory.path(), db);
         let format = format.escape_debug();
-        let sentence = format!("the store `STORE` has the format {format}, and this release reads 3{way}");
+        let sentence = format!("the store `STORE` has the format {format}, and this release reads 4{way}");
         check_refused(directory.path(), StoreErrorKind::Corrupt, &sentence);
     }
 }
@@ -219,6 +219,103 @@ async fn a_damaged_summary_is_put_aside_and_the_log_is_read() {
     store.close().await.unwrap();
 }
 
+/// Copies the files of a store that is closed.
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap().flatten().filter(|file| file.path().is_file()) {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// What became of a store in whose database some bytes were spoilt: every record is what was written, or
+/// somebody is told.
+async fn opened_spoilt(path: &Path, records: &[Record]) -> Result<(), StoreError> {
+    let store = SledStore::open(path)?;
+    let mut told = Ok(());
+    for record in records {
+        // sled panics where it reads what it does not expect.
+        let (asked, kind, key) = (store.clone(), record.kind, record.key.clone());
+        let mut asking = tokio::task::JoinSet::new();
+        asking.spawn(async move { asked.get(kind, &key).await });
+        match asking.join_next().await.expect("one is asked") {
+            Ok(Ok(found)) => assert_eq!(found.record.as_ref(), Some(record), "lost unseen"),
+            Ok(Err(error)) => told = Err(error),
+            Err(panic) => told = Err(StoreError::new(StoreErrorKind::Corrupt, panic.to_string())),
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_within_a_database_is_told_of_whatever_sled_makes_of_it() {
+    const SEGMENT: u64 = 512 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let mut records = Vec::new();
+    for round in 1..=4_u64 {
+        let store = SledStore::open(&path).unwrap();
+        records = (0..800)
+            .map(|n| Record { body: body(700, n + round), ..record(&format!("kept/{n}"), round) })
+            .collect();
+        for some in records.chunks(100) {
+            let writes = some.iter().map(|record| put(record, Expect::Any)).collect();
+            store.commit(Batch { writes, sync: Sync::Later }).await.unwrap();
+        }
+        store.close().await.unwrap();
+    }
+    SledStore::open(&path).unwrap().close().await.unwrap();
+    let length = fs::metadata(path.join("db")).unwrap().len();
+    // The head of one of sled's segments, what is in its midst, and the half of it.
+    let spoilt_at = [(0, vec![0xa5; 20]), (SEGMENT / 3, vec![0xa5; 64]), (SEGMENT / 2, vec![0; 256 << 10])];
+    let (mut refused, mut mended) = (0, 0);
+    for (segment, without_summary) in (0..length / SEGMENT).flat_map(|n| [(n, false), (n, true)]) {
+        for (kind, (at, bytes)) in spoilt_at.iter().enumerate() {
+            let spoilt = directory.path().join(format!("spoilt-{segment}-{without_summary}-{kind}"));
+            copied(&path, &spoilt);
+            if without_summary {
+                summaries(&spoilt).iter().for_each(|summary| fs::write(summary, "spoilt").unwrap());
+            }
+            let file = fs::OpenOptions::new().write(true).open(spoilt.join("db")).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, bytes, segment * SEGMENT + at).unwrap();
+            drop(file);
+            // Twice: what sled has mended it opens without a word.
+            for _ in 0..2 {
+                match opened_spoilt(&spoilt, &records).await {
+                    Ok(()) => mended += 1,
+                    Err(error) => {
+                        assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+            fs::remove_dir_all(&spoilt).unwrap();
+        }
+    }
+    assert!(refused > 0 && mended > 0, "{refused} were refused and {mended} had nothing to lose there");
+}
+
+#[tokio::test]
+async fn a_database_that_is_mended_without_one_of_its_records_is_refused_from_then_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    filled(&path).await;
+    let db = open_sled(&path);
+    let lost = db.scan_prefix("r").keys().nth(70).unwrap().unwrap();
+    db.remove(lost).unwrap();
+    db.flush().unwrap();
+    let_go(&path, db);
+    summaries(&path).iter().for_each(|summary| fs::write(summary, "spoilt").unwrap());
+    for _ in 0..2 {
+        let error = SledStore::open(&path).err().expect("a record is gone");
+        let said =
+            "then: of 200 records 199 are there and 200 are listed, not all of them as they were written";
+        assert!(error.kind() == StoreErrorKind::Corrupt && error.to_string().contains(said), "{error}");
+        let file = fs::File::open(path.join("db")).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    }
+    assert!(!directory.path().join("store.damaged-2").exists(), "one copy is enough");
+}
+
 #[tokio::test]
 async fn a_database_that_cannot_be_read_is_copied_and_named() {
     let directory = tempfile::tempdir().unwrap();
@@ -262,9 +359,9 @@ async fn large_values_give_their_space_back() {
     let directory = tempfile::tempdir().unwrap();
     let store = SledStore::open(directory.path()).unwrap();
     // The log is as long as it ever gets, whatever is there.
-    const LOG: u64 = 2 * (13 << 20);
+    const LOG: u64 = 2 * (25 << 20);
     let mut sizes = Vec::new();
-    for round in 0..40 {
+    for round in 0..80 {
         for n in 0..10 {
             let revision = 1 + round * 10 + n;
             let large = Record { body: body(LEN, revision), ..record(&format!("large/{n}"), revision) };
@@ -290,5 +387,5 @@ async fn large_values_give_their_space_back() {
     let live = 10 * LEN as u64;
     let last = *sizes.last().unwrap();
     assert!(last < 20 * live, "{} KiB for {} KiB that are there: {sizes:?}", last >> 10, live >> 10);
-    assert!(last < 2 * sizes[19], "it grows on and on: {sizes:?}");
+    assert!(last < 2 * sizes[39], "it grows on and on: {sizes:?}");
 }

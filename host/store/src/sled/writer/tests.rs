@@ -76,6 +76,7 @@ fn bench(fails_from: u64) -> Bench {
     let merger = Merger {
         tree: tree.clone(),
         tails: crate::sled::lists::Tails::default(),
+        tally: crate::sled::tally::Tally::default(),
         disk: Arc::clone(&below),
         common: Arc::clone(&common),
     };
@@ -168,7 +169,7 @@ fn value_of(bench: &Bench, key: &str) -> Option<sled::IVec> {
 fn the_tree_is_brought_up_each_time_a_file_is_full_and_readers_see_no_gap() {
     let bench = bench(u64::MAX);
     let body = bytes::Bytes::from(vec![7; 1 << 20]);
-    for n in 1..=40 {
+    for n in 1..=80 {
         let key = RecordKey::parse(&n.to_string()).unwrap();
         let record = Record { body: body.clone(), ..record(n) };
         bench.send_record(record, Sync::Later).blocking_recv().unwrap().unwrap();
@@ -178,7 +179,7 @@ fn the_tree_is_brought_up_each_time_a_file_is_full_and_readers_see_no_gap() {
         }
     }
     let turns = bench.disk.turns.load(Ordering::SeqCst);
-    assert!((3..=5).contains(&turns), "40 MiB are in files of 8 to 12 MiB, and there were {turns} turns");
+    assert!((3..=5).contains(&turns), "80 MiB are in files of 16 to 24 MiB, and there were {turns} turns");
     assert!(value_of(&bench, "1").is_some());
     bench.writer.close();
     assert!(bench.common.overlay.is_empty());
