@@ -357,7 +357,6 @@ impl Execution {
 }
 
 /// How an execution whose results are kept is entered upon.
-#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 enum Way {
     /// Nobody has its id: it is recorded when it must be.
     Drafted(Draft),

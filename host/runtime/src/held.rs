@@ -23,7 +23,6 @@ const BEGINNING: &str = "the beginning of an execution";
 
 /// What there was under the id of an execution: as [`Opened`], and what is this host's to carry out is given back when
 /// it is dropped.
-#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 pub(crate) enum Entered {
     /// Nothing: it is the caller's to carry out.
     New(HeldExecution),
