@@ -188,10 +188,11 @@ pub(crate) fn kept_items() -> Vec<Row> {
 
 /// One batch after the other, for a profiler.
 pub(crate) fn endless() {
-    let runtime = runtime(2);
+    let lanes = std::env::args().find_map(|a| a.strip_prefix("--lanes=")?.parse().ok()).unwrap_or(2);
+    let runtime = runtime(lanes);
     let reuses = std::env::args().any(|argument| argument == "--reuse");
-    let options = if reuses { reusing() } else { HostOptions { lanes: 2, ..options() } };
-    let host = load(&runtime, "bench_echo", options);
+    let options = if reuses { reusing() } else { options() };
+    let host = load(&runtime, "bench_echo", HostOptions { lanes, ..options });
     for _ in 0..4 {
         println!("{:.0} items a second", echoes(&host, &runtime, ITEMS / 2));
     }
