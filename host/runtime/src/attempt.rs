@@ -13,19 +13,22 @@ use crate::generation::StepCode;
 use crate::guest_log::{LineSink, Lines, Writer};
 use crate::value::Value;
 
-/// Makes one attempt at a node's step, as the number that the turn says.
+/// Makes one attempt at a node's step, as the number that the turn says. What had begun it at once is left in `begun` once it
+/// has ended, unless its instance is used again.
 ///
 /// # Cancel safety
 /// A dropped attempt gives back its permits and drops its instance, also one that was to be used again.
-pub(crate) async fn attempt(
-    run: &Arc<Run>,
+pub(crate) async fn attempt<'a>(
+    run: &'a Arc<Run>,
     turn: Turn,
     key: [u8; 32],
     inputs: &[(Arc<Value>, Arity)],
-    begun: &mut Option<Admitted<'_>>,
+    begun: &mut Option<Admitted<'a>>,
 ) -> Called {
     let code = run.code(turn.job.node);
-    let Admitted { _gate, _share, mut seat, at } = match begun.take() {
+    let at_once = begun.take();
+    let is_at_once = at_once.is_some();
+    let mut admitted = match at_once {
         Some(admitted) => admitted,
         None => admit(run, turn, code).await,
     };
@@ -45,12 +48,14 @@ pub(crate) async fn attempt(
         inputs,
         output: (graph.schema(port), arity, if run.keeps() { Form::Canonical } else { Form::AsGiven }),
         lines: lines(run, turn),
-        began: at,
-        again: run.resting(turn.job.node).map(|_| &mut seat.used),
+        began: admitted.at,
+        again: run.resting(turn.job.node).map(|_| &mut admitted.seat.used),
     };
     let called = pin!(call::run(call)).await;
-    if let Some((resting, node)) = run.resting(turn.job.node) {
-        resting.leave(node, seat);
+    match run.resting(turn.job.node) {
+        Some((resting, node)) => resting.leave(node, admitted.seat),
+        None if is_at_once => *begun = Some(admitted),
+        None => {}
     }
     called
 }

@@ -325,7 +325,7 @@ impl Batch {
                 Reading::Over => return Poll::Ready(None),
                 Reading::Wait => return Poll::Pending,
             };
-            // Each is hashed here, and not under the lock of the run.
+            // Each is made here, and not under the lock of the run.
             let mut brought = Vec::with_capacity(room);
             let mut broken = None;
             while brought.len() < room {
@@ -335,10 +335,7 @@ impl Batch {
                         break;
                     }
                     Poll::Ready(Some(Ok(item))) => {
-                        if let Ok(payload) = &item {
-                            payload.digest();
-                        }
-                        brought.push(item);
+                        brought.push(item.map(|payload| Arc::new(Value::One(payload))));
                     }
                     Poll::Ready(Some(Err(error))) => {
                         broken = Some(error);

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use docket_graph::{
@@ -189,6 +190,15 @@ pub(crate) struct Turn {
     pub(crate) delay: Duration,
 }
 
+impl Node {
+    /// Drops what the node has but the room for its attempts, for the next that has its place.
+    fn clear(&mut self) {
+        let mut attempts = std::mem::take(&mut self.attempts);
+        attempts.clear();
+        *self = Self { attempts, ..Self::default() };
+    }
+}
+
 impl Board {
     /// Takes the attempt whose turn has come.
     fn take(&mut self, plan: &Plan) -> Option<Turn> {
@@ -220,10 +230,10 @@ impl Board {
         self.items.as_ref().map_or(0, |items| items.unread())
     }
 
-    /// Calls whoever reads the batch, where that is worth it.
-    fn call_reader(&mut self, now: Instant) -> bool {
+    /// Returns the waker of whoever reads the batch, where it is worth calling: without the lock, for which it asks at once.
+    fn call_reader(&mut self, now: Instant) -> Option<Waker> {
         let idle = self.ready.is_empty();
-        self.items.as_mut().is_some_and(|items| items.call_reader(now, idle))
+        self.items.as_mut()?.call_reader(now, idle)
     }
 
     /// Returns the node of a job that has not been given up.
@@ -425,15 +435,15 @@ impl Run {
         let is_told =
             !done || board.frames.get(element.frame).is_some_and(|frame| frame.nodes.iter().any(missed));
         let path = if is_told { self.element(board, element.frame) } else { ElementPath::default() };
-        let frame = board.frames.end(self.plan(), element, done);
+        let mut frame = board.frames.end(self.plan(), element, done);
         if board.tallies.is_empty() {
             board.tallies.resize_with(self.plan().len(), Tally::default);
         }
-        for (node, ended) in self.plan().nodes_in(element.dimension).iter().zip(frame.nodes) {
+        for (node, ended) in self.plan().nodes_in(element.dimension).iter().zip(&mut frame.nodes) {
             let tally = &mut board.tallies[node.index()];
             let outcome = ended.outcome.unwrap_or(StepOutcome::NeverStarted);
             tally.counts.add(outcome);
-            if missed(&ended)
+            if missed(ended)
                 && let Some(kept) = &ended.kept
                 && tally.first_missed.as_ref().is_none_or(|first| path.comes_before(&first.element))
             {
@@ -442,10 +452,11 @@ impl Run {
                 tally.first_missed = Some(MissedElement { element, key, attempts });
             }
             if outcome == StepOutcome::Failed && tally.attempts.is_empty() {
-                tally.attempts = ended.attempts;
+                tally.attempts = std::mem::take(&mut ended.attempts);
                 tally.attempts.iter_mut().for_each(|attempt| attempt.element = path.clone());
             }
         }
+        board.frames.recycle(frame);
     }
 
     fn tell(&self, event: &Event<'_>) {

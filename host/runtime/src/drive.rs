@@ -266,9 +266,10 @@ impl Place<'_> {
     /// is no pace: the lane has gone on meanwhile.
     async fn take_turns(self, slice: Instant, mut now: Instant, idle: bool) -> Option<Pace> {
         let Self { run, helpers } = self;
-        let mut ended = None;
+        let (mut ended, mut had) = (None, None);
         loop {
-            let Next { taken, spawn, soon, over, yields } = run.next(self.rank(), now, ended.take());
+            let next = run.next(self.rank(), now, ended.take(), had.take());
+            let Next { taken, spawn, soon, over, yields } = next;
             if let Some(helpers) = helpers.filter(|_| spawn) {
                 helpers.spawn(run);
             }
@@ -300,8 +301,11 @@ impl Place<'_> {
                 Some(called) if !waited && called.ended.duration_since(slice) <= TICK / 2 => {
                     now = called.ended;
                     ended = Some((turn, called));
+                    had = taken.begun.take().filter(|_| run.may_keep_permits());
                 }
                 called => {
+                    // Before others are called, who need it.
+                    drop(taken.begun.take());
                     run.complete(turn, called);
                     return (!waited).then_some(Pace::Yield);
                 }

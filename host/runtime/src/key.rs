@@ -287,6 +287,25 @@ impl RunKey {
     }
 }
 
+/// What the key of an element's work begins with: made by whoever needs it, and not where elements are opened.
+pub(crate) struct ElementKey {
+    /// What the keys of the frame around it begin with; none where those of the run do.
+    around: Option<Arc<RunKey>>,
+    element: Arc<Value>,
+}
+
+impl ElementKey {
+    pub(crate) fn new(around: Option<Arc<RunKey>>, element: Arc<Value>) -> Self {
+        Self { around, element }
+    }
+
+    /// Returns what the keys of the element begin with, in a run whose own begin like this.
+    pub(crate) fn made(&self, run: &RunKey) -> RunKey {
+        let [element] = self.element.payloads() else { unreachable!("an element is one message") };
+        self.around.as_deref().unwrap_or(run).of_element(element)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

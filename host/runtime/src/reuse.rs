@@ -61,6 +61,11 @@ impl Instances {
         Some(self.seat_with(self.permits.try_acquire().ok()?, again))
     }
 
+    /// Returns whether there are permits left, so that nobody waits for one.
+    pub(crate) fn has_permits(&self) -> bool {
+        self.permits.available_permits() > 0
+    }
+
     /// Waits for a seat.
     ///
     /// # Cancel safety

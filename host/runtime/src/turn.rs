@@ -19,7 +19,7 @@ use crate::flight::{Landing, Lead, Role, landed};
 use crate::generation::{Keep, StepCode};
 use crate::held::Beginning;
 use crate::keep::{Hold, Keeping};
-use crate::key::{self, WorkKey};
+use crate::key::{self, ElementKey, WorkKey};
 use crate::options::OnStoreError;
 use crate::stored;
 use crate::value::Value;
@@ -35,7 +35,7 @@ const LONGEST_POLL: Duration = Duration::from_secs(1);
 ///
 /// # Cancel safety
 /// A dropped turn stops what it has begun and gives back what it holds.
-pub(crate) async fn turn(run: &Arc<Run>, taken: &mut Taken<'_>) -> Called {
+pub(crate) async fn turn<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called {
     // A panic in the host's part of one turn must not take other executions down.
     let carried = pin!(carry_out(run, taken));
     match AssertUnwindSafe(carried).catch_unwind().await {
@@ -44,7 +44,7 @@ pub(crate) async fn turn(run: &Arc<Run>, taken: &mut Taken<'_>) -> Called {
     }
 }
 
-async fn carry_out(run: &Arc<Run>, taken: &mut Taken<'_>) -> Called {
+async fn carry_out<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called {
     let Taken { turn, inputs, key, begun } = taken;
     let turn = *turn;
     if !turn.delay.is_zero() {
@@ -58,15 +58,25 @@ async fn carry_out(run: &Arc<Run>, taken: &mut Taken<'_>) -> Called {
         }
         // There is no store, and the step is to run without.
         (Some(keep), None) => key::work_key(&run.home.tenant, run.id.as_str(), code, keep, inputs).bytes,
-        (None, _) => {
-            let key = key.as_deref().unwrap_or(&run.key);
-            match run.is_by_inputs(turn.job.node) {
-                true => key.of_step_on(&code.identity, inputs),
-                false => key.of_step(&code.identity),
-            }
-        }
+        (None, _) => key_of(run, turn, code, key.as_ref(), inputs),
     };
     pin!(attempt(run, turn, key, inputs, begun)).await
+}
+
+/// Returns the key of work whose result is not kept.
+fn key_of(
+    run: &Run,
+    turn: Turn,
+    code: &StepCode,
+    element: Option<&ElementKey>,
+    inputs: &[(Arc<Value>, Arity)],
+) -> [u8; 32] {
+    let element = element.map(|element| element.made(&run.key));
+    let key = element.as_ref().unwrap_or(&run.key);
+    match run.is_by_inputs(turn.job.node) {
+        true => key.of_step_on(&code.identity, inputs),
+        false => key.of_step(&code.identity),
+    }
 }
 
 /// Brings the kept result of a step: found, waited for, or made.

@@ -1,5 +1,6 @@
 //! Owns what the board is told of attempts: that one begins, how it ended, and what follows for its step. Never makes one.
 
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use docket_graph::{Completion, Job};
@@ -55,8 +56,11 @@ impl Run {
         board.now = called.as_ref().map_or_else(clock::now, |called| called.ended);
         self.completed(&mut board, turn, called);
         let now = board.now;
-        board.call_reader(now);
-        self.call_for_help(&mut board, Rank::Helper);
+        let reader = board.call_reader(now);
+        let help = self.help(&mut board, Rank::Helper);
+        drop(board);
+        reader.into_iter().for_each(Waker::wake);
+        self.call(help);
     }
 
     pub(super) fn completed(&self, board: &mut Board, turn: Turn, called: Option<Called>) {

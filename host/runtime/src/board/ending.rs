@@ -25,8 +25,8 @@ impl Run {
         board.conclusion = Some(conclusion);
         self.tell(&Event::ExecutionEnded { elapsed: board.elapsed, error: error.as_ref() });
         self.changed.notify_one();
-        if let Some(items) = &mut board.items {
-            items.wake(board.now);
+        if let Some(reader) = board.items.as_mut().and_then(|items| items.reader(board.now)) {
+            reader.wake();
         }
     }
 

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use docket_graph::{
-    Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take, failed_message,
+    Arity, DimensionId, Element, FrameId, Input, Job, Opener, Plan, Source, Take, failed_message,
 };
 
 use super::Node;
 use crate::generation::Prepared;
-use crate::key::RunKey;
+use crate::key::{ElementKey, RunKey};
 use crate::value::{Payload, Value};
 
 /// All frames under way.
@@ -18,6 +18,9 @@ pub(super) struct Frames {
     slots: Vec<Option<Frame>>,
     /// The dimensions whose elements' results are passed on towards the result, by dimension.
     carries: Box<[bool]>,
+    /// The nodes of frames that have ended, cleared for those that are opened next: never more than frames were under way
+    /// at once.
+    spare: Vec<Vec<Node>>,
 }
 
 /// What runs together: what runs once, or what runs for one element.
@@ -28,9 +31,10 @@ pub(super) struct Frame {
     place: Option<(FrameId, u64)>,
     /// The element itself; none for what runs once.
     element: Option<Arc<Value>>,
-    /// What the keys of its work begin with, where its results are not kept; none for what runs once, which begins as the run
-    /// does.
-    pub(super) key: Option<Arc<RunKey>>,
+    /// What the keys of the frame around it begin with, where results are not kept; none where they begin as the run does.
+    around_key: Option<Arc<RunKey>>,
+    /// What its own begin with; made for the first element within it.
+    key: Option<Arc<RunKey>>,
     /// In the order of the plan.
     pub(super) nodes: Vec<Node>,
     /// What was gathered of elements within.
@@ -58,8 +62,8 @@ impl Frames {
             carries[dimension.index()] = true;
             dimension = plan.dimension(dimension).parent;
         }
-        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, uses);
-        Self { slots: vec![Some(root)], carries }
+        let root = Frame::new(plan, FrameId::ROOT, DimensionId::ROOT, uses, Vec::new());
+        Self { slots: vec![Some(root)], carries, spare: Vec::new() }
     }
 
     /// Returns a frame that has not ended.
@@ -92,11 +96,12 @@ impl Frames {
         Prepared { plan, uses, .. }: &Prepared,
         once: &RunKey,
         element: Element,
-        item: impl FnOnce() -> (Payload, u64),
+        item: impl FnOnce() -> (Arc<Value>, u64),
     ) {
         let Element { frame, parent, dimension, index } = element;
-        let around = self.frame(parent);
-        let (payload, place) = match plan.dimension(dimension).opener {
+        let nodes = self.spare.pop().unwrap_or_default();
+        let around = self.get_mut(parent).expect("a frame ends after all that is within it");
+        let (value, place) = match plan.dimension(dimension).opener {
             Opener::Root => unreachable!("what runs once has no elements"),
             Opener::Items(_) => item(),
             Opener::Node(opener) => {
@@ -104,14 +109,13 @@ impl Frames {
                 let list = list.expect("a list has elements once it is there");
                 let at = usize::try_from(index);
                 let at = at.expect("a list in memory has fewer elements than there are addresses");
-                (list.payloads()[at].clone(), index)
+                (Arc::new(Value::One(list.payloads()[at].clone())), index)
             }
         };
-        let key = around.key.as_deref().unwrap_or(once).of_element(&payload);
-        let mut opened = Frame::new(plan, frame, dimension, uses);
-        opened.key = Some(Arc::new(key));
+        let mut opened = Frame::new(plan, frame, dimension, uses, nodes);
+        opened.around_key = around.key(once);
         opened.place = Some((parent, place));
-        opened.element = Some(Arc::new(Value::One(payload)));
+        opened.element = Some(value);
         if self.slots.len() <= frame.slot() {
             self.slots.resize_with(frame.slot() + 1, || None);
         }
@@ -186,6 +190,13 @@ impl Frames {
         }
         let slot = self.slots[element.frame.slot()].take();
         slot.expect("a frame ends once")
+    }
+
+    /// Takes the nodes of a frame that has ended for the next that is opened: no element allocates what another has had.
+    pub(super) fn recycle(&mut self, frame: Frame) {
+        let mut nodes = frame.nodes;
+        nodes.iter_mut().for_each(Node::clear);
+        self.spare.push(nodes);
     }
 
     /// Returns the messages of the target that were made in a frame, in order.
@@ -286,11 +297,30 @@ impl Frames {
 }
 
 impl Frame {
-    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, uses: &[u32]) -> Self {
-        let node = |node: &NodeId| Node { uses: uses[node.index()], ..Node::default() };
-        let nodes = plan.nodes_in(dimension).iter().map(node).collect();
+    /// Returns a frame in which nothing has run, with the room of these nodes, which are cleared.
+    fn new(plan: &Plan, id: FrameId, dimension: DimensionId, uses: &[u32], mut nodes: Vec<Node>) -> Self {
+        let of = plan.nodes_in(dimension);
+        // Most frames have few nodes, and a vector that grows would have room for more.
+        nodes.reserve_exact(of.len().saturating_sub(nodes.len()));
+        nodes.resize_with(of.len(), Node::default);
+        nodes.iter_mut().zip(of).for_each(|(place, node)| place.uses = uses[node.index()]);
+        let (around_key, key) = (None, None);
         let (gathered, failed, results) = (Vec::new(), Vec::new(), Vec::new());
-        Self { id, dimension, place: None, element: None, key: None, nodes, gathered, failed, results }
+        Self { id, dimension, place: None, element: None, around_key, key, nodes, gathered, failed, results }
+    }
+
+    /// Returns what the keys of elements within begin with; none where they begin as the run does.
+    fn key(&mut self, once: &RunKey) -> Option<Arc<RunKey>> {
+        if self.key.is_none() {
+            self.key = self.element_key().map(|element| Arc::new(element.made(once)));
+        }
+        self.key.clone()
+    }
+
+    /// Returns what the key of its work is made of; none for what runs once.
+    pub(super) fn element_key(&self) -> Option<ElementKey> {
+        let element = self.element.as_ref()?;
+        Some(ElementKey::new(self.around_key.clone(), Arc::clone(element)))
     }
 
     /// Returns what was made in this frame: what a node has given, or its element.

@@ -14,7 +14,11 @@ use crate::clock;
 use crate::engine::TICK;
 use crate::failure::ExecutionError;
 use crate::items::{BatchProgress, ItemOutcome};
-use crate::value::{Payload, Value};
+use crate::value::Value;
+
+/// How many items are brought under one lock: few enough that a lane which wants it meanwhile waits awake, and is not put to
+/// sleep.
+const FED_AT_ONCE: usize = 8;
 
 /// What a run is to do with the items of a batch.
 pub(crate) struct ItemsStart {
@@ -48,7 +52,7 @@ pub(super) struct Items {
     places: VecDeque<Place>,
     given: u64,
     /// The item whose frame is being opened, and its position among all that were read.
-    incoming: Option<(Payload, u64)>,
+    incoming: Option<(Arc<Value>, u64)>,
     /// Why the items ended the run, if they did.
     broken: Option<ExecutionError>,
     /// Whoever waits for an outcome or for room.
@@ -97,7 +101,7 @@ impl Items {
         }
     }
 
-    pub(super) fn take_incoming(&mut self) -> (Payload, u64) {
+    pub(super) fn take_incoming(&mut self) -> (Arc<Value>, u64) {
         self.incoming.take().expect("an item is brought before its frame is opened")
     }
 
@@ -130,28 +134,25 @@ impl Items {
         }
     }
 
-    /// Calls the reader when it is worth it: most of the items are for it, or nothing else is left to do, or it has waited
-    /// for half a tick. Returns whether it was called.
-    pub(super) fn call_reader(&mut self, now: Instant, idle: bool) -> bool {
+    /// Returns the waker of the reader when calling it is worth it: most of the items are for it, or nothing else is left to
+    /// do, or it has waited for half a tick.
+    pub(super) fn call_reader(&mut self, now: Instant, idle: bool) -> Option<Waker> {
         let is_first_there = self.places.front().is_none_or(|first| !matches!(first, Place::UnderWay));
         if self.fresh == 0 || !is_first_there || self.reader.is_none() {
-            return false;
+            return None;
         }
         // The last quarter keeps the lanes at work until the reader has brought more.
         let many = self.fresh * 4 >= self.start.width * 3;
         if !idle && !many && now.duration_since(self.called) < TICK / 2 {
-            return false;
+            return None;
         }
-        self.wake(now);
-        true
+        self.reader(now)
     }
 
-    /// Calls the reader, if it waits.
-    pub(super) fn wake(&mut self, now: Instant) {
+    /// Returns the waker of the reader, if it waits: it is called now.
+    pub(super) fn reader(&mut self, now: Instant) -> Option<Waker> {
         (self.fresh, self.called) = (0, now);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
+        self.reader.take()
     }
 }
 
@@ -212,13 +213,23 @@ impl Run {
         self.plan().result_dimension() != DimensionId::ROOT
     }
 
-    /// Brings items, of which each is a message or a reason why it is none.
-    pub(crate) fn feed(&self, brought: impl Iterator<Item = Result<Payload, String>>) {
-        let mut board = self.lock();
-        board.now = clock::now();
+    /// Brings items, of which each is a message or a reason why it is none: a few at a time, so that no lane waits long for
+    /// the lock, and the first are begun while the others are brought.
+    pub(crate) fn feed(&self, mut brought: impl ExactSizeIterator<Item = Result<Arc<Value>, String>>) {
+        while brought.len() > 0 {
+            let mut board = self.lock();
+            board.now = clock::now();
+            self.feed_some(&mut board, brought.by_ref().take(FED_AT_ONCE));
+            let help = self.help(&mut board, Rank::Helper);
+            drop(board);
+            self.call(help);
+        }
+    }
+
+    fn feed_some(&self, board: &mut Board, brought: impl Iterator<Item = Result<Arc<Value>, String>>) {
+        let has_results = self.items_have_results();
         for item in brought {
-            let has_results = self.items_have_results();
-            let Board { progress, actions, items, .. } = &mut *board;
+            let Board { progress, actions, items, .. } = board;
             let items = items.as_mut().expect("only a batch is fed");
             let index = items.read;
             items.read += 1;
@@ -227,15 +238,14 @@ impl Run {
                 items.places.push_back(Place::UnderWay);
             }
             match item {
-                Ok(payload) => {
-                    items.incoming = Some((payload, index));
+                Ok(value) => {
+                    items.incoming = Some((value, index));
                     progress.item(actions);
-                    self.perform(&mut board);
+                    self.perform(board);
                 }
-                Err(fault) => self.not_a_message(&mut board, index, fault),
+                Err(fault) => self.not_a_message(board, index, fault),
             }
         }
-        self.call_for_help(&mut board, Rank::Helper);
     }
 
     /// Returns how many items were brought.
@@ -250,7 +260,9 @@ impl Run {
         let Board { progress, actions, .. } = &mut *board;
         progress.items_end(actions);
         self.perform(&mut board);
-        self.call_for_help(&mut board, Rank::Helper);
+        let help = self.help(&mut board, Rank::Helper);
+        drop(board);
+        self.call(help);
     }
 
     /// Ends the run because its items cannot be read or are not those that are wanted.

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Board, Run, Running, Turn};
 use crate::call::Called;
-use crate::key::RunKey;
+use crate::key::ElementKey;
 use crate::reuse::Seat;
 use crate::value::Value;
 
@@ -38,6 +38,19 @@ pub(crate) struct Next<'a> {
     pub(crate) yields: bool,
 }
 
+/// Who is to help where more is ready than the lanes at work can begin at once.
+#[must_use]
+pub(super) enum Help {
+    /// Nobody, or nobody can.
+    None,
+    /// The first lane, which rests.
+    First,
+    /// A further lane, which rests.
+    Resting,
+    /// A new one, which the first lane is to spawn.
+    New,
+}
+
 /// The values for a step's inputs, each in the arity that the step takes.
 pub(crate) type Inputs = Vec<(Arc<Value>, Arity)>;
 
@@ -46,7 +59,7 @@ pub(crate) struct Taken<'a> {
     pub(crate) turn: Turn,
     pub(crate) inputs: Inputs,
     /// What the key of the work for an element begins with, where its result is not kept; none where the run's own does.
-    pub(crate) key: Option<Arc<RunKey>>,
+    pub(crate) key: Option<ElementKey>,
     /// Where nothing has to be waited for or looked up first, the attempt has begun already.
     pub(crate) begun: Option<Admitted<'a>>,
 }
@@ -64,30 +77,35 @@ impl Run {
     /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
     ///
     /// One lock for both, and one reading of the clock, which the lane has just made: between two quick
-    /// steps nothing else has to happen.
-    pub(crate) fn next(&self, lane: Rank, now: Instant, ended: Option<(Turn, Called)>) -> Next<'_> {
+    /// steps nothing else has to happen. `had` is what that attempt had, where the next may have it.
+    pub(crate) fn next<'a>(
+        &'a self,
+        lane: Rank,
+        now: Instant,
+        ended: Option<(Turn, Called)>,
+        mut had: Option<Admitted<'a>>,
+    ) -> Next<'a> {
         let mut board = self.lock();
         board.now = now;
         if let Some((turn, called)) = ended {
             self.completed(&mut board, turn, Some(called));
         }
-        if board.call_reader(now) {
+        if let Some(reader) = board.call_reader(now) {
+            drop(board);
+            reader.wake();
             return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
         }
         let taken = board.take(self.plan()).map(|turn| Taken {
             turn,
             inputs: self.inputs(&board, turn.job),
-            key: board.frames.get(turn.job.frame).expect("it has just been taken").key.clone(),
-            begun: self.admit_at_once(&mut board, turn),
+            key: board.frames.get(turn.job.frame).expect("it has just been taken").element_key(),
+            begun: self.admit_at_once(&mut board, turn, &mut had),
         });
         self.ready.store(board.ready.len(), Ordering::Relaxed);
-        Next {
-            taken,
-            spawn: self.call_for_help(&mut board, lane),
-            soon: board.begun > 0,
-            over: board.conclusion.is_some(),
-            yields: false,
-        }
+        let (soon, over) = (board.begun > 0, board.conclusion.is_some());
+        let help = self.help(&mut board, lane);
+        drop(board);
+        Next { taken, spawn: self.call(help), soon, over, yields: false }
     }
 
     /// Notes that a lane is about to wait until it is called or one of its attempts ends. Returns
@@ -116,19 +134,31 @@ impl Run {
         ends
     }
 
-    /// Where more is ready than the lanes at work can begin at once, wakes one that rests, or tells
-    /// the first lane to spawn one.
-    pub(super) fn call_for_help(&self, board: &mut Board, lane: Rank) -> bool {
+    /// Where more is ready than the lanes at work can begin at once, returns who is to help.
+    pub(super) fn help(&self, board: &mut Board, lane: Rank) -> Help {
         if board.ready.is_empty() {
-            return false;
+            return Help::None;
         }
         if std::mem::take(&mut board.first_rests) {
-            self.changed.notify_one();
-        } else if board.helpers_resting > 0 {
-            self.plenty.notify_one();
-        } else if lane == Rank::First && board.helpers < self.home.most_helpers {
+            return Help::First;
+        }
+        if board.helpers_resting > 0 {
+            return Help::Resting;
+        }
+        if lane == Rank::First && board.helpers < self.home.most_helpers {
             board.helpers += 1;
-            return true;
+            return Help::New;
+        }
+        Help::None
+    }
+
+    /// Wakes who is to help: without the lock, for which it asks at once. Returns whether the first lane is to spawn another.
+    pub(super) fn call(&self, help: Help) -> bool {
+        match help {
+            Help::None => {}
+            Help::First => self.changed.notify_one(),
+            Help::Resting => self.plenty.notify_one(),
+            Help::New => return true,
         }
         false
     }
@@ -162,17 +192,34 @@ impl Run {
 
     /// Begins an attempt that has nothing to wait for and nothing to look up: under the lock that is
     /// held anyway.
-    fn admit_at_once(&self, board: &mut Board, turn: Turn) -> Option<Admitted<'_>> {
+    fn admit_at_once<'a>(
+        &'a self,
+        board: &mut Board,
+        turn: Turn,
+        had: &mut Option<Admitted<'a>>,
+    ) -> Option<Admitted<'a>> {
         let code = self.code(turn.job.node);
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
+        }
+        let resting = self.resting(turn.job.node);
+        if resting.is_none()
+            && let Some(had) = had.take()
+        {
+            return Some(Admitted { at: self.began(board, turn), ..had });
         }
         let share = match self.share() {
             Some(share) => Some(share.try_acquire().ok()?),
             None => None,
         };
-        let seat = self.home.instances.seat_at_once(self.resting(turn.job.node))?;
+        let seat = self.home.instances.seat_at_once(resting)?;
         Some(Admitted { _gate: None, _share: share, seat, at: self.began(board, turn) })
+    }
+
+    /// Returns whether nobody waits for the permits of an attempt that has ended, so that its lane may keep them for the
+    /// next: counting them up and down costs lanes on many cores more than looking.
+    pub(crate) fn may_keep_permits(&self) -> bool {
+        self.share().is_none_or(|share| share.available_permits() > 0) && self.home.instances.has_permits()
     }
 
     /// Returns what an attempt needs a permit of before one for an instance: only those of a batch do.
