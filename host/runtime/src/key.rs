@@ -424,6 +424,25 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_an_element_follows_from_the_elements_around_it_whenever_it_is_made() {
+        let run = RunKey(Sha256::new());
+        let element = |around, text: &'static str| ElementKey::new(around, Arc::new(Value::one(text)));
+        let within = |around, text| {
+            let around = Arc::new(element(None, around).made(&run));
+            element(Some(around), text).made(&run).of_step(&[0; 32])
+        };
+        let [a, b] = ["a", "b"].map(Payload::new);
+        assert_eq!(within("a", "b"), run.of_element(&a).of_element(&b).of_step(&[0; 32]));
+        let others = [
+            within("b", "a"),
+            within("a", "a"),
+            within("b", "b"),
+            element(None, "b").made(&run).of_step(&[0; 32]),
+        ];
+        assert!(!others.contains(&within("a", "b")));
+    }
+
+    #[test]
     fn what_differs_between_two_keys_is_said_in_words() {
         let parts_of = |sample: &Sample| {
             let (keep, inputs) = sample.keep();
