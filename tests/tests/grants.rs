@@ -104,6 +104,29 @@ async fn a_step_sees_nothing_of_its_host_but_what_it_was_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_chance_gives_the_same_again_and_no_two_the_same() {
+    let draw = async |id: &str, random| {
+        let grants = GrantOptions { random: Some(random), ..GrantOptions::default() };
+        let host = host_with(&["misuse_handles"], granting(grants)).await.unwrap();
+        let request = telling("chances").execution_id(ExecutionId::parse(id).unwrap());
+        let name = execute(&host, request).await.message::<example::UserProfile>().unwrap().name;
+        name.split(' ').map(|number| number.parse().unwrap()).collect::<Vec<u64>>()
+    };
+    let one = draw("one", Circumstance::Virtual).await;
+    assert_eq!(draw("one", Circumstance::Virtual).await, one);
+    let mut all = one;
+    for (id, random) in
+        [("other", Circumstance::Virtual), ("one", Circumstance::Real), ("one", Circumstance::Real)]
+    {
+        all.extend(draw(id, random).await);
+    }
+    let drawn = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!((all.len(), drawn), (24, 24));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_clock_shows_the_hosts_time_and_a_virtual_one_the_executions_start() {
     let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
     let seen = async |clock| {
