@@ -94,6 +94,13 @@ async fn an_instance_that_has_answered_is_called_again_where_the_step_has_it_so(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_called_ten_thousand_times_at_most() {
+    let host = remembering(reused()).await;
+    let calls = calls(&outcomes(&host, one_by_one(), &["a"; 10_002]).await);
+    assert_eq!((calls[9_999], &calls[10_000..]), (10_000, &[1, 2][..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_items_at_once_have_each_an_instance_to_themselves() {
     let host = remembering(reused()).await;
     let request = BatchRequest::new(Request::for_message::<UserProfile>());
