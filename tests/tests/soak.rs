@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use docket_graph::Scope;
 use docket_runtime::{
     BatchRequest, ErrorKind, Event, ExecutionError, ExecutionId, Host, HostOptions, Observer, Request,
-    StepFailure, StepOptions,
+    RequestError, StepFailure, StepOptions,
 };
 use docket_store::{Kind, MemoryStore};
 use docket_tests::example::{UserId, UserProfile};
@@ -361,7 +361,8 @@ async fn a_store_that_panics_fails_the_batch_that_it_panics_in_and_no_other() {
     };
     panics.store(true, Ordering::Relaxed);
     let (items, ended) = run("user-1").await;
-    assert_eq!((items, ended.err().map(|error| error.kind())), (0, Some(ErrorKind::Internal)));
+    let Err(RequestError::Internal(said)) = ended else { panic!("{ended:?}") };
+    assert_eq!((items, said.as_str()), (0, "a store's fault"));
     panics.store(false, Ordering::Relaxed);
     let (items, ended) = run("user-2").await;
     assert_eq!(items, 1);
