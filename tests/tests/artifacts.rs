@@ -94,6 +94,25 @@ async fn an_artifact_that_was_put_in_the_place_of_another_is_compiled_again() {
 }
 
 #[tokio::test]
+async fn what_a_module_said_is_asked_for_again_where_that_was_changed_or_was_anothers() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = || Artifacts::Dir(dir.path().to_owned());
+    start(place()).await;
+    let declared = files(dir.path(), ".json");
+    let [one, other] = &declared[..] else { panic!("{declared:?}") };
+    let good = fs::read_to_string(one).unwrap();
+    let seal = |file: &PathBuf| file.with_added_extension("seal");
+    // Both could be read.
+    fs::write(one, good.replacen("Fetch", "Patch", 1)).unwrap();
+    start(place()).await;
+    assert!(fs::read_to_string(one).unwrap() == good, "it was changed");
+    fs::copy(other, one).unwrap();
+    fs::copy(seal(other), seal(one)).unwrap();
+    start(place()).await;
+    assert!(fs::read_to_string(one).unwrap() == good, "it was another's");
+}
+
+#[tokio::test]
 async fn without_a_place_every_start_compiles() {
     assert_eq!(start(Artifacts::Nowhere).await, BOTH);
     assert_eq!(start(Artifacts::Nowhere).await, BOTH);

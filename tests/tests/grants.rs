@@ -14,7 +14,7 @@ use std::time::Duration;
 use docket_graph::FailureClass;
 use docket_runtime::{
     BuildError, Caps, Circumstance, DirGrant, ExecutionError, ExecutionId, GrantOptions, Host, HostOptions,
-    Purity, Request, StepFailure, StepOptions,
+    Instance, Purity, Request, StepFailure, StepOptions,
 };
 use docket_tests::{example, execute, fixture, host, host_with, options, profile_request};
 
@@ -104,6 +104,29 @@ async fn a_step_sees_nothing_of_its_host_but_what_it_was_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_chance_gives_the_same_again_and_no_two_the_same() {
+    let draw = async |id: &str, random| {
+        let grants = GrantOptions { random: Some(random), ..GrantOptions::default() };
+        let host = host_with(&["misuse_handles"], granting(grants)).await.unwrap();
+        let request = telling("chances").execution_id(ExecutionId::parse(id).unwrap());
+        let name = execute(&host, request).await.message::<example::UserProfile>().unwrap().name;
+        name.split(' ').map(|number| number.parse().unwrap()).collect::<Vec<u64>>()
+    };
+    let one = draw("one", Circumstance::Virtual).await;
+    assert_eq!(draw("one", Circumstance::Virtual).await, one);
+    let mut all = one;
+    for (id, random) in
+        [("other", Circumstance::Virtual), ("one", Circumstance::Real), ("one", Circumstance::Real)]
+    {
+        all.extend(draw(id, random).await);
+    }
+    let drawn = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!((all.len(), drawn), (24, 24));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_clock_shows_the_hosts_time_and_a_virtual_one_the_executions_start() {
     let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
     let seen = async |clock| {
@@ -151,6 +174,43 @@ async fn what_makes_a_step_impure_is_named() {
         "grant random real".to_owned(),
     ];
     assert_eq!(levels("observe", grants).await, (Purity::Effects, because.to_vec()));
+    // What a step of the same module was granted, and what an instance was used for before.
+    let beside = GrantOptions {
+        http: Some(["GET https://a.example.com/".parse().unwrap()].into()),
+        ..GrantOptions::default()
+    };
+    let mut options = limited(StepOptions::default());
+    let granted = StepOptions { grants: Some(beside), ..StepOptions::default() };
+    options.steps.insert("FetchPreferences".to_owned(), granted);
+    let host = host_with(&["fetch"], options).await.unwrap();
+    let (step, _) = host.graph().steps().find(|(_, step)| step.name.as_str() == "FetchProfile").unwrap();
+    let (level, because) = host.generation().purity(step);
+    assert_eq!(level, Purity::Effects);
+    assert!(because.iter().all(|import| import.starts_with("import wasi:http/")), "{because:?}");
+    let reused = StepOptions { instance: Some(Instance::Reuse), ..StepOptions::default() };
+    let host = host_with(&["good"], limited(reused)).await.unwrap();
+    let (step, _) = host.graph().steps().next().unwrap();
+    assert_eq!(host.generation().purity(step), (Purity::Effects, vec!["instance reuse".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_reads_its_own_configuration_and_no_other_steps() {
+    let config = |value: &str| StepOptions {
+        config: Some(BTreeMap::from([("region".to_owned(), value.to_owned())])),
+        ..StepOptions::default()
+    };
+    for (step, expected) in
+        [(config("eu"), "[(\"region\", \"eu\")] Some(\"eu\")"), (StepOptions::default(), "[] None")]
+    {
+        let mut options = limited(step);
+        options.steps.insert("FetchPreferences".to_owned(), config("us"));
+        let host = host_with(&["read_config"], options).await.unwrap();
+        assert_eq!(told(&host, "region").await.unwrap(), expected);
+    }
+    let error = host_with(&["read_config"], options()).await.err().unwrap().to_string();
+    let words = "needs a grant: set `config` for one of its steps";
+    assert!(error.starts_with("module `read_config.wasm` imports `wasi:config/store"), "{error}");
+    assert!(error.contains(words), "{error}");
 }
 
 /// A directory with files, beside another that nobody granted.
@@ -424,6 +484,46 @@ async fn open_files_and_what_is_written_are_limited_by_the_attempt() {
     let many: Vec<_> = (0..30).map(|n| format!("create /out/{n}")).collect();
     assert!(matches!(run(10, 104 << 10, &many.join(";")).await, Err(StepFailure::DirBytes { .. })));
     assert_eq!(std::fs::metadata(root.path().join("out/f")).unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_write_and_to_hold_open_counts() {
+    let run = async |open_files, dir_bytes, words: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let step = StepOptions {
+            open_files: Some(open_files),
+            dir_bytes: Some(dir_bytes),
+            grants: Some(dirs([format!("rw:{}=/out", root.path().display())])),
+            ..StepOptions::default()
+        };
+        let host = host_with(&["handle_descriptors"], limited(step)).await.unwrap();
+        told(&host, words).await.unwrap_or_else(|failure| failure.to_string())
+    };
+    // The file itself counts 4 KiB, and so does each entry.
+    let room = 40 << 10;
+    let written = format!("wrote more than its limit of {room} bytes into granted directories");
+    for (word, enough, too_much) in [
+        ("write", 36 << 10, (36 << 10) + 1),
+        ("write-on", 36_860, 36_870),
+        ("write-far", (36 << 10) - 1, 36 << 10),
+        ("blocking-write", 36 << 10, (36 << 10) + 1),
+        ("blocking-append", 36 << 10, (36 << 10) + 1),
+        ("directories", 10, 11),
+        ("hard-links", 9, 10),
+        ("links", 10, 11),
+    ] {
+        assert_eq!(run(10, room, &format!("{word} {enough}")).await, "ok", "{word}");
+        assert_eq!(run(10, room, &format!("{word} {too_much}")).await, written, "{word}");
+    }
+    for word in ["listings", "readers", "writers", "appenders"] {
+        assert_eq!(run(9, 1 << 20, &format!("{word} 8")).await, "ok", "{word}");
+        let failure = run(9, 1 << 20, &format!("{word} 10")).await;
+        assert_eq!(failure, "held more files open than its limit of 9", "{word}");
+    }
+    for word in ["listings-in-turn", "readers-in-turn"] {
+        assert_eq!(run(1, 1 << 20, &format!("{word} 20")).await, "ok", "{word}");
+    }
+    assert_eq!(run(1, 1 << 20, "read 18446744073709551615").await, "ok");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use docket_graph::{FailureClass, Port};
 use docket_runtime::{
-    BuildError, ExecutionError, Host, HostOptions, LoadErrors, Outcome, Request, StepFailure, StepOptions,
+    Artifacts, BuildError, ExecutionError, Grants, Host, HostOptions, Inspector, LoadErrors, ModuleSource,
+    Outcome, Request, StepFailure, StepOptions,
 };
 use docket_tests::by_hand::Hand;
-use docket_tests::{execute, fixture, options, profile_request};
+use docket_tests::example::{UserId, UserProfile};
+use docket_tests::web::Web;
+use docket_tests::{Setup, execute, fixture, host, host_with, options, profile_request, told};
 
 fn component(hand: &Hand<'_>) -> Vec<u8> {
     wat::parse_str(hand.text()).unwrap_or_else(|error| panic!("{error}"))
@@ -212,4 +215,177 @@ async fn tables_stack_and_answers_are_limited_to_the_byte() {
             other => panic!("{length}: {other:?}"),
         }
     }
+}
+
+/// Returns what a fixture says that is told these words, or why it failed.
+async fn said(host: &Host, words: &str) -> String {
+    let outcome = execute(host, told(words)).await;
+    match &outcome.result {
+        Ok(_) => outcome.message::<UserProfile>().unwrap().name,
+        Err(ExecutionError::Failed { source, .. }) => source.to_string(),
+        Err(other) => panic!("{words}: {other}"),
+    }
+}
+
+/// Returns the most memory that this process ever had, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_that_are_misused_end_the_attempt_by_name_and_cost_the_host_little() {
+    let host = host(&["misuse_handles"]).await;
+    let handles = "held more handles of streams, timers, files and requests than its limit of 65536";
+    let before = peak_memory();
+    for (words, expected) in [
+        ("parent", "trapped: resource has children"),
+        ("after-drop", "trapped: unknown handle index"),
+        ("other-type", "trapped: handle index 1 used with the wrong type"),
+        ("poll-nothing", "trapped: empty poll list"),
+        ("poll 1000", "1000"),
+        ("poll 1000000", handles),
+        ("poll-streams 1000", "2000"),
+        ("streams 100000", handles),
+        ("pollables 1000000", handles),
+        ("timers 1000000", "0"),
+        ("zeroes 18446744073709551615", "trapped: cannot write more zeroes than `check_write` allows"),
+        ("zeroes-and-flush 4097", "trapped: Buffer too large for blocking-write-zeroes-and-flush"),
+        ("write 1000000", "Ok(())"),
+        ("write 10000000", "wrote more than its limit of 1048576 bytes to stdout and stderr"),
+        ("write 20000000", "trapped: handed the host more than 17825792 bytes in one call"),
+        ("read 18446744073709551615", "Err(StreamError::Closed)"),
+        ("skip 18446744073709551615", "Err(StreamError::Closed)"),
+        ("splice 18446744073709551615", "Err(StreamError::Closed)"),
+        ("random 1048576", "1048576"),
+        ("random 1048577", "trapped: requested len 1048577 exceeds limit 1048576"),
+        ("random 18446744073709551615", "trapped: requested len 18446744073709551615 exceeds limit"),
+    ] {
+        let found = said(&host, words).await;
+        assert!(found.starts_with(expected), "{words}: {found}");
+    }
+    let grown = peak_memory().saturating_sub(before);
+    assert!(grown < 400 << 20, "the host took {grown} bytes more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_http_hands_out_can_be_misused_without_harm() {
+    let web = Web::start().await;
+    let http = [format!("* {}", web.url("/")).parse().unwrap()].into();
+    let grants = Grants { http, ..Grants::default() };
+    let step = StepOptions {
+        grants: Some(grants.into()),
+        timeout: Some(Duration::from_secs(20)),
+        ..StepOptions::default()
+    };
+    let setup = Setup::new(&["misuse_http"]).step("FetchProfile", step);
+    let host = setup.host().await;
+    for (words, path, expected) in [
+        ("parent", "/", "trapped: resource has children"),
+        ("finish-early", "/", "trapped: resource has children"),
+        ("write-late", "/", "trapped: unknown handle index"),
+        ("unfinished", "/", "Err(ErrorCode::ConnectionReadTimeout)"),
+        ("broken-off", "/", "Err(ErrorCode::"),
+        ("twice", "/", "false Ok(()) Some(false) Ok([true, false])"),
+        ("response-parent", "/stall-body", "trapped: resource has children"),
+        ("many", "/stall-head", "900 denied"),
+    ] {
+        let found = said(&host, &format!("{words} {}", web.url(path))).await;
+        assert!(found.starts_with(expected), "{words}: {found}");
+        web.until_open(0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_says_the_same_of_itself_whatever_it_looks_at() {
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let fresh = HostOptions { artifacts: Artifacts::Nowhere, ..options_of(1_000, 2) };
+        let host = host_with(&["describe_otherwise"], fresh).await.unwrap();
+        found.push(host.graph().port(host.graph().outputs()[0]).to_string());
+    }
+    assert_eq!(found[0], found[1]);
+    let seen = "example.v1.UserProfile#now-50-slept-50-chance-";
+    assert!(found[0].starts_with(seen) && found[0].ends_with("-env-0-files-false"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_looks_like_something_else_is_refused_in_names_and_escaped_in_words() {
+    let said = refusal(fixture("declare_unseen")).await;
+    for character in ["`\\u{200b}`", "`\\u{200d}`", "`\\u{202e}`"] {
+        assert!(said.contains(&format!("it has the character {character}, which is not seen")), "{said}");
+    }
+    assert!(
+        said.contains("`a\\u{feff}` is not a label") && !said.contains(docket_graph::is_deceptive),
+        "{said}"
+    );
+    let host = host(&["say_unseen"]).await;
+    let outcome = execute(&host, profile_request()).await;
+    let Err(ExecutionError::Failed { source, .. }) = outcome.result else { panic!("{outcome:?}") };
+    let words = "all is \\u{202e}dab\\u{202c}\\u{2028}and\\u{200b}more (code `o\\u{2066}k`)";
+    assert_eq!(source.to_string(), words);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_steps_in_a_row_and_ten_thousand_inputs_are_bounded_work() {
+    let (began, before) = (Instant::now(), peak_memory());
+    let row = host(&["declare_10000_steps"]).await;
+    let user = UserId { id: "user-123".into() };
+    let outcome = execute(&row, Request::for_labeled::<UserProfile>("9999").input(&user)).await;
+    assert_eq!(outcome.message::<UserProfile>().unwrap().name, "Step9999");
+    let wide = host(&["declare_10000_inputs"]).await;
+    let error = wide.execute(profile_request()).await.unwrap_err().to_string();
+    assert!(error.contains("`example.v1.UserID#9999`"), "{}", error.len());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(peak_memory().saturating_sub(before) < 300 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wish_for_as_much_as_there_are_numbers_is_bounded() {
+    let host = Setup::new(&["declare_far_future"]).host().await;
+    let outcome = execute(&host, profile_request().timeout(Duration::from_millis(700))).await;
+    assert!(matches!(outcome.result, Err(ExecutionError::Deadline { .. })), "{outcome:?}");
+    assert_eq!(outcome.report.steps[0].attempts.len(), 2);
+    let million = host_with(&["scatter_million"], options_of(20_000, 2)).await.unwrap();
+    assert_eq!(said(&million, "").await, "answered with more than its limit of 16777216 bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_around_a_call_is_bounded_like_the_call() {
+    let spin = "(loop $for_ever (br $for_ever))";
+    let good = Hand { run: "(call $answer)", ..Hand::default() };
+    let place = "(local $place i32)";
+    let lift = "(canon lift (core func $i \"run\") (memory $memory) (realloc $realloc))";
+    let after = "(canon lift (core func $i \"run\") (memory $memory) (realloc $realloc) (post-return (core func $i \"after\")))";
+    let after = |body: &str| {
+        let core = format!("(func (export \"after\") (param i32) {body})");
+        let hand = Hand { run: "(call $answer)", core: &core, beside: "" };
+        hand.text().replace(lift, after)
+    };
+    let realloc = |body: &str| good.text().replace(place, &format!("{place} {body}"));
+    let out_of_bounds = Hand { run: "(i32.const -16)", ..Hand::default() }.text();
+    for (case, text, expected) in [
+        ("after the answer, for ever", after(spin), "timed out after 300 ms"),
+        ("after the answer, a trap", after("unreachable"), "trapped: wasm trap: wasm `unreachable`"),
+        ("memory for the call, for ever", realloc(spin), "timed out after 300 ms"),
+        ("memory for the call, none", realloc("unreachable"), "trapped: wasm trap: wasm `unreachable`"),
+        ("memory for the call, elsewhere", realloc("(return (i32.const -16))"), "trapped: "),
+        ("an answer elsewhere", out_of_bounds, "trapped: "),
+    ] {
+        let host =
+            Host::builder().options(options_of(300, 2)).module("hand.wasm", wat::parse_str(text).unwrap());
+        let host = host.build().await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        let outcome = execute(&host, request()).await;
+        let Err(ExecutionError::Failed { source, .. }) = outcome.result else {
+            panic!("{case}: {outcome:?}")
+        };
+        assert!(source.to_string().starts_with(expected), "{case}: {source}");
+    }
+    let core = format!("(func $begin {spin}) (start $begin)");
+    let hand = component(&Hand { run: "(call $answer)", core: &core, beside: "" });
+    let inspector = Inspector::new(&options()).unwrap().patience(Duration::from_millis(300));
+    let found = inspector.inspect(&ModuleSource::new("hand.wasm", hand)).await.err().unwrap();
+    let words = "module `hand.wasm` failed to describe itself: timed out after 300 ms";
+    assert_eq!(found.to_string(), words);
 }

@@ -145,6 +145,7 @@ async fn a_step_that_fails_after_a_refusal_is_told_which_rule_is_missing() {
     let address = web.address;
     let cases = [
         ("POST\thttps://api.example.test/v1?token=1\tor-fail".to_owned(), "ErrorCode::HttpRequestDenied; step `FetchProfile` may not POST https://api.example.test/v1: add \"POST https://api.example.test/\" to the `http` rules of its grants".to_owned()),
+        ("GET\thttps://user:word@api.example.test/v1\tor-fail".to_owned(), "ErrorCode::HttpRequestDenied; step `FetchProfile` may not GET https://api.example.test/v1: the name of a user does not belong before a host".to_owned()),
         (format!("GET\thttp://{address}/a/../b\tor-fail"), format!("ErrorCode::HttpRequestDenied; step `FetchProfile` may not GET http://{address}/a/../b: the path `/a/../b` has a `.` or `..` segment")),
         (format!("TRACE\thttp://{address}/\tor-fail"), format!("ErrorCode::HttpRequestDenied; step `FetchProfile` may not TRACE http://{address}/: the method is never allowed")),
     ];
@@ -480,6 +481,17 @@ async fn each_limit_ends_the_step_with_its_name_and_value() {
             limited(None, Some(100_000), None),
             format!("POST\t{}\tupload 200000\tor-retry", url("/")),
             HttpLimit::Bytes(100_000),
+        ),
+        // Heads count like bodies, those that are sent and those that come.
+        (
+            limited(None, Some(100_000), None),
+            format!("GET\t{}\theader X-Long {}\ttimes 4\tor-fail", url("/"), "x".repeat(30_000)),
+            HttpLimit::Bytes(100_000),
+        ),
+        (
+            limited(None, Some(5_000), None),
+            format!("GET\t{}\ttimes 8\tor-fail", url("/100-headers")),
+            HttpLimit::Bytes(5_000),
         ),
         (
             limited(None, None, None),

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use docket_graph::{OnItemError, Port, Scope};
 use docket_runtime::{
-    BatchRequest, Event, ExecutionError, ExecutionId, Host, HostOptions, Instance, ItemOutcome, ItemsError,
-    Observer, Purity, Request, RetryOptions, StepFailure, StepOptions, Value,
+    BatchRequest, Event, ExecutionError, ExecutionId, Grants, Host, HostOptions, Instance, ItemOutcome,
+    ItemsError, Observer, Purity, Request, RetryOptions, StepFailure, StepOptions, Value,
 };
 use docket_tests::example::{UserId, UserProfile};
 use docket_tests::program::{Modules, ended};
+use docket_tests::web::Web;
 use docket_tests::{Setup, fixture, host_with, keeping, options};
 use futures_util::stream;
 use prost::Message as _;
@@ -91,6 +92,13 @@ async fn an_instance_that_has_answered_is_called_again_where_the_step_has_it_so(
         [1; 50],
         "the cap is the operator's too"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_called_ten_thousand_times_at_most() {
+    let host = remembering(reused()).await;
+    let calls = calls(&outcomes(&host, one_by_one(), &["a"; 10_002]).await);
+    assert_eq!((calls[9_999], &calls[10_000..]), (10_000, &[1, 2][..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,6 +237,21 @@ async fn what_an_attempt_may_write_and_compute_is_its_own_and_its_lines_are_told
     let host = remembering(fuel(used * 2)).await;
     let all = calls(&outcomes(&host, one_by_one(), &["a"; 100]).await);
     assert_eq!(all, (1..=100).collect::<Vec<_>>(), "each may use twice {used}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_attempt_may_do_over_http_is_its_own_in_a_used_instance() {
+    let web = Web::start().await;
+    let http = [format!("GET {}", web.url("/")).parse().unwrap()].into();
+    let grants = Some(Grants { http, ..Grants::default() }.into());
+    let step = StepOptions { http_requests: Some(2), grants, ..reused() };
+    let steps = BTreeMap::from([("FetchProfile".to_owned(), step)]);
+    let host = host_with(&["fetch"], HostOptions { steps, ..options() }).await.unwrap();
+    let script = format!("GET\t{}\ttimes 2\tor-fail", web.url("/"));
+    for outcome in outcomes(&host, one_by_one(), &[script.as_str(); 3]).await {
+        assert_eq!(name(&outcome.result.unwrap()), "200 hello\n200 hello");
+    }
+    assert_eq!(web.requests().len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,12 +13,17 @@ use std::time::{Duration, Instant};
 
 use docket_graph::Scope;
 use docket_runtime::{
-    ErrorKind, Event, ExecutionError, ExecutionId, Host, HostOptions, Observer, Request, StepFailure,
-    StepOptions,
+    BatchRequest, ErrorKind, Event, ExecutionError, ExecutionId, Host, HostOptions, Observer, Request,
+    RequestError, StepFailure, StepOptions,
 };
-use docket_store::MemoryStore;
-use docket_tests::{Meddled, Setup, execute, fixture, host_with, keeping, options, profile_request, told};
+use docket_store::{Kind, MemoryStore};
+use docket_tests::example::{UserId, UserProfile};
+use docket_tests::{
+    Meddled, Setup, StoreCall, execute, fixture, host_with, keeping, options, profile_request, told,
+};
 use futures_util::future::join_all;
+use futures_util::stream;
+use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -307,5 +312,60 @@ async fn a_store_that_panics_fails_the_executions_that_it_panics_in_and_no_other
         let joined = tokio::time::timeout(Duration::from_secs(30), execution).await;
         joined.expect("an execution hangs").unwrap().unwrap().result.unwrap();
     }
+    assert_eq!(host.executions(), 0);
+}
+
+/// Returns a host of one kept step, on a store that panics at these calls once the switch is set.
+async fn on_a_store_that_panics(at: fn(StoreCall<'_>) -> bool) -> (Host, Arc<AtomicBool>) {
+    let panics = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&panics);
+    let store = Meddled::new(Arc::new(MemoryStore::new()), move |call| {
+        assert!(!(asked.load(Ordering::Relaxed) && at(call)), "a store's fault");
+        Ok(())
+    });
+    let setup = Setup::new(&["good"]).on(store).step("FetchProfile", keeping(Scope::Global, None));
+    (setup.host().await, panics)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_the_turn_of_a_step_is_that_steps_failure() {
+    let at = |call: StoreCall<'_>| matches!(call, StoreCall::Get(Kind::Result));
+    let (host, panics) = on_a_store_that_panics(at).await;
+    panics.store(true, Ordering::Relaxed);
+    let result = execute(&host, told("user-1")).await.result;
+    let Err(ExecutionError::Failed { step, source: StepFailure::Internal(said), .. }) = &result else {
+        panic!("{result:?}")
+    };
+    assert_eq!((step.as_str(), said.as_str()), ("FetchProfile", "a store's fault"));
+    panics.store(false, Ordering::Relaxed);
+    execute(&host, told("user-2")).await.result.unwrap();
+    assert_eq!(host.executions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_panics_fails_the_batch_that_it_panics_in_and_no_other() {
+    let (host, panics) = on_a_store_that_panics(|_| true).await;
+    let run = async |user: &str| {
+        let item = UserId { id: user.to_owned() }.encode_to_vec();
+        let request = BatchRequest::new(Request::for_message::<UserProfile>());
+        let mut batch = host.batch(request, stream::iter([Ok(item.into())])).unwrap();
+        let items = async {
+            let mut items = 0;
+            while batch.next().await.is_some() {
+                items += 1;
+            }
+            items
+        };
+        let items = tokio::time::timeout(Duration::from_secs(30), items).await.expect("a batch hangs");
+        (items, batch.outcome().await)
+    };
+    panics.store(true, Ordering::Relaxed);
+    let (items, ended) = run("user-1").await;
+    let Err(RequestError::Internal(said)) = ended else { panic!("{ended:?}") };
+    assert_eq!((items, said.as_str()), (0, "a store's fault"));
+    panics.store(false, Ordering::Relaxed);
+    let (items, ended) = run("user-2").await;
+    assert_eq!(items, 1);
+    ended.unwrap();
     assert_eq!(host.executions(), 0);
 }

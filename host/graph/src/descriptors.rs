@@ -39,9 +39,10 @@ pub(crate) fn read(descriptors: &[u8]) -> Result<DescriptorPool, Refusal> {
     set.file.iter_mut().try_for_each(|file| left.take_file(file))?;
     left.take_all_files()?;
     imports::open(&mut set.file, &mut left)?;
-    // It also indexes out of bounds while it words some of its own errors.
+    // Nothing that comes so far is known to make it panic: what did is left out, or refused above. It indexes by numbers
+    // of strangers all the same, and a panic must not end whoever reads them.
     match std::panic::catch_unwind(|| DescriptorPool::from_file_descriptor_set(set)) {
         Ok(made) => made.map_err(|error| bad(&error)),
-        Err(_) => Err(Refusal::Bad("two of its files contradict each other".to_owned())),
+        Err(_) => Err(Refusal::Bad("they contradict themselves".to_owned())),
     }
 }

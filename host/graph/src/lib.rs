@@ -45,7 +45,7 @@ pub use policy::{
     Backoff, FailureClass, Growth, Jitter, LONGEST_DELAY, Match, Persistence, Policy, Reclassify, Retry,
     Scope,
 };
-pub use port::{Arity, Port, PortDecl, PortError, StepName, StepNameError};
+pub use port::{Arity, Port, PortDecl, PortError, StepName, StepNameError, is_deceptive};
 pub use progress::{
     Action, Completion, Conclusion, Element, Elements, Ending, FrameId, Job, OnItemError, Progress, State,
     StopReason,

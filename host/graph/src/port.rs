@@ -1,5 +1,5 @@
-//! Owns the names that flow through everything: steps and ports. A value of these types is well formed.
-//! Never knows whether a named message exists.
+//! Owns the names that flow through everything: steps and ports. A value of these types is well formed, and two that
+//! look the same are the same, as far as characters that are not seen go. Never knows whether a named message exists.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ impl StepName {
     /// Returns the name, if it is one.
     ///
     /// # Errors
-    /// When the text is empty, too long, begins or ends with white space, or has a control character.
+    /// When the text is empty, too long, begins or ends with white space, or has a character that is not seen.
     pub fn parse(text: &str) -> Result<Self, StepNameError> {
         if text.is_empty() {
             return Err(StepNameError::Empty);
@@ -27,6 +27,9 @@ impl StepName {
         }
         if text.chars().any(char::is_control) {
             return Err(StepNameError::Control);
+        }
+        if let Some(character) = text.chars().find(|c| is_hidden(*c)) {
+            return Err(StepNameError::Hidden { character });
         }
         if text.trim().len() != text.len() {
             return Err(StepNameError::WhiteSpace);
@@ -84,6 +87,12 @@ pub enum StepNameError {
     /// A control character anywhere.
     #[error("it has a control character")]
     Control,
+    /// A character that is not seen, or that turns around how others are.
+    #[error("it has the character `{}`, which is not seen", .character.escape_unicode())]
+    Hidden {
+        /// The first of them.
+        character: char,
+    },
     /// White space at either end.
     #[error("it begins or ends with white space")]
     WhiteSpace,
@@ -105,13 +114,13 @@ impl Port {
     ///
     /// # Errors
     /// When the message is not a dotted protobuf name, or the label is empty, too long, or has `#`, white space or a
-    /// control character.
+    /// character that is not seen.
     pub fn new(message: &str, label: Option<&str>) -> Result<Self, PortError> {
         if !message.split('.').all(is_identifier) {
             return Err(PortError::Message { text: clip(message) });
         }
         if let Some(label) = label {
-            let bad = |c: char| c == '#' || c.is_control() || c.is_whitespace();
+            let bad = |c: char| c == '#' || c.is_control() || is_hidden(c) || c.is_whitespace();
             if label.is_empty() || label.len() > Self::MAX_LABEL_BYTES || label.contains(bad) {
                 return Err(PortError::Label { text: clip(label) });
             }
@@ -195,7 +204,7 @@ pub enum PortError {
     },
     /// The label is not one.
     #[error(
-        "`{text}` is not a label: it needs 1 to {} bytes without `#`, white space and control characters",
+        "`{text}` is not a label: it needs 1 to {} bytes without `#`, white space and what is not seen",
         Port::MAX_LABEL_BYTES
     )]
     Label {
@@ -249,6 +258,32 @@ fn escape(c: char) -> impl Iterator<Item = char> {
     std::iter::once(c).filter(move |_| plain).chain(c.escape_debug().filter(move |_| !plain))
 }
 
+/// Returns whether a character has no place in a name: it is not seen, or it turns around how others are.
+fn is_hidden(c: char) -> bool {
+    // Joiners, which texts need in some languages and names can do without.
+    is_deceptive(c) || matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// Returns whether a character of a stranger's text could make a reader see something else than is there: control
+/// characters; those that change the direction of writing; marks, spaces and tags without width, and other ends of lines.
+/// To be shown escaped.
+pub fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
 fn is_identifier(text: &str) -> bool {
     !text.starts_with(|c: char| c.is_ascii_digit())
         && !text.is_empty()
@@ -292,6 +327,13 @@ mod tests {
         assert_eq!(StepName::parse(&"é".repeat(65)), Err(StepNameError::Long { bytes: 130 }));
         assert_eq!(StepName::parse("a\nb"), Err(StepNameError::Control));
         assert_eq!(StepName::parse(" a"), Err(StepNameError::WhiteSpace));
+        for character in ['\u{200b}', '\u{200d}', '\u{202e}', '\u{2066}', '\u{feff}', '\u{ad}', '\u{e0041}'] {
+            let found = StepName::parse(&format!("Fetch{character}"));
+            assert_eq!(found, Err(StepNameError::Hidden { character }));
+            assert!(Port::parse(&format!("a.T#x{character}")).is_err(), "{character:?}");
+        }
+        let words = "it has the character `\\u{202e}`, which is not seen";
+        assert_eq!(StepName::parse("a\u{202e}").unwrap_err().to_string(), words);
         assert_eq!(StepName::parse("Fetch the profile").unwrap().as_str(), "Fetch the profile");
     }
 

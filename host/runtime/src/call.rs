@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use docket_graph::{Arity, FailureClass, RawModule, Schema};
+use docket_graph::{Arity, FailureClass, RawModule, Schema, is_deceptive};
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
@@ -281,13 +281,17 @@ fn arm(store: &mut Store<Sandbox>, limits: &Limits, processor: Option<&Arc<Proce
         // Without anything of its own, so that nothing is allocated for it.
         None => store.epoch_deadline_callback(move |_| go_on()),
     }
-    let answer = limits.output.saturating_add(ANSWER_OVERHEAD);
-    store.set_hostcall_fuel(usize::try_from(answer).unwrap_or(usize::MAX));
+    store.set_hostcall_fuel(usize::try_from(longest_copy(limits)).unwrap_or(usize::MAX));
     // Those that the guest makes of its own resources, which cost the host as much as its own.
     store.set_max_component_handles(MOST_HANDLES);
     if let Some(fuel) = limits.fuel {
         store.set_fuel(fuel).expect("a step with a budget is linked on the engine that counts");
     }
+}
+
+/// Returns how many bytes the host copies out of a guest at once: an answer, or what it hands to a function of the host's.
+fn longest_copy(limits: &Limits) -> u64 {
+    limits.output.saturating_add(ANSWER_OVERHEAD)
 }
 
 /// The error before a call whose directories cannot be opened.
@@ -370,8 +374,8 @@ fn bearable(text: &str, longest: usize) -> String {
     // What Rust adds to every panic, about a variable that a guest does not have.
     let lines = lines.filter(|line| !line.starts_with("note: run with `RUST_BACKTRACE"));
     let mut line = lines.collect::<Vec<_>>().join(" ");
-    if line.contains(char::is_control) {
-        let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    if line.contains(is_deceptive) {
+        let escape = |c: char| if is_deceptive(c) { c.escape_default().collect() } else { String::from(c) };
         line = line.chars().map(escape).collect();
     }
     if cut.len() < text.len() {
@@ -474,15 +478,18 @@ fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepF
         return StepFailure::Tables { limit: limits.table_elements };
     }
     let reason = error.root_cause().to_string();
+    let trace = error.downcast_ref::<wasmtime::WasmBacktrace>();
     // Wasmtime has no public type for this error; a test holds that the words still match.
-    if reason.contains("fuel allocated for hostcalls has been exhausted") {
-        return StepFailure::Output { limit: limits.output };
-    }
+    let reason = match reason.contains("fuel allocated for hostcalls has been exhausted") {
+        false => reason,
+        // Nothing of the guest's was under way: it had returned.
+        true if trace.is_none() => return StepFailure::Output { limit: limits.output },
+        true => format!("handed the host more than {} bytes in one call", longest_copy(limits)),
+    };
     if reason.contains("store handle limit exceeded") {
         return StepFailure::Handles { limit: MOST_HANDLES as u64 };
     }
-    let place = error
-        .downcast_ref::<wasmtime::WasmBacktrace>()
+    let place = trace
         .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
         .map(|function| format!(" in `{}`", bearable(function, LONGEST_CODE)));
     let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();

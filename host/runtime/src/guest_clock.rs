@@ -350,6 +350,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_later_timer_whose_time_has_come_for_the_host_shortens_no_wait() {
+        let mut guest = Guest::new(GuestClock::new(0));
+        let later = guest.timer(30);
+        // Computing takes the guest no time, and the host some.
+        std::thread::sleep(Duration::from_millis(40));
+        let sooner = guest.timer(20);
+        let began = clock::now();
+        assert_eq!(guest.poll(&[later, sooner]).await, [1]);
+        assert!(began.elapsed() >= Duration::from_millis(20), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
     async fn what_is_ready_without_waiting_leaves_the_clock_alone() {
         let mut guest = Guest::new(GuestClock::new(0));
         let (timer, always) = (guest.timer(1), guest.always());

@@ -49,6 +49,10 @@ const MOST_HEAVY_HANDLES: usize = 1 << 12;
 /// The longest name of a method, in bytes. The longest that is registered has 17.
 const LONGEST_METHOD: usize = 64;
 
+/// The most random bytes that are drawn at once. 1 MiB: some milliseconds of work, which nothing interrupts; left to
+/// wasmtime-wasi it would be a fifth of a second, in which nobody else has the thread.
+const MOST_RANDOM: u64 = 1 << 20;
+
 /// What an operator gives a step.
 #[derive(Default)]
 pub(crate) struct Given {
@@ -198,6 +202,7 @@ impl Sandbox {
         // Whatever is not set here is empty or denied; randomness is the system's.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.stream(Stream::Stdout)).stderr(log.stream(Stream::Stderr));
+        wasi.max_random_size(MOST_RANDOM);
         let grants = &self.given.as_deref().unwrap_or(Given::nothing()).grants;
         if grants.random == Circumstance::Virtual {
             wasi.secure_random(ChaCha12Rng::from_seed(secure))

@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::fmt;
 
+use docket_graph::is_deceptive;
+
 use crate::exit::Exit;
 
 /// Why a command did not do what was asked.
@@ -109,13 +111,13 @@ impl fmt::Display for CliError {
 }
 
 /// Returns text that came from a guest or a file as it may stand on a terminal: line breaks and
-/// tabs stay, other control characters are shown escaped.
+/// tabs stay, other characters that could deceive are shown escaped.
 pub(crate) fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\n' | '\t' => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
+            c if is_deceptive(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
     }
@@ -140,7 +142,7 @@ mod tests {
 
     #[test]
     fn causes_stand_below_the_sentence_and_cannot_drive_the_terminal() {
-        let error = CliError::of(Exit::Failed, &Outer(std::io::Error::other("\u{1b}[2Jinner")));
-        assert_eq!(error.to_string(), "error: the outer\n  caused by: \\u{1b}[2Jinner");
+        let error = CliError::of(Exit::Failed, &Outer(std::io::Error::other("\u{1b}[2Jin\u{202e}ner")));
+        assert_eq!(error.to_string(), "error: the outer\n  caused by: \\u{1b}[2Jin\\u{202e}ner");
     }
 }

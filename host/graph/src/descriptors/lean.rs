@@ -1,5 +1,6 @@
 //! Copies of descriptors what message types are made of, before anything is decoded: no services, no comments, no
-//! options but three, which are the decoder's own memory and time for nothing. Counts what is left. Never judges it.
+//! options but three, which are the decoder's own memory and time for nothing, and no defaults, which no bytes depend on
+//! and over which the library panics. Counts what is left. Never judges it.
 
 use super::Refusal;
 use crate::canonical::{put_tag, put_varint};
@@ -108,7 +109,8 @@ fn part(level: Level, number: u32) -> Option<Part> {
         (Level::Message, 5) | (Level::Enum, 2) => Part::Definition(Level::Number),
         // Names and numbers.
         (Level::Message | Level::Enum | Level::Oneof, 1) | (Level::Number, 1 | 2) => Part::Plain,
-        (Level::Field, 1..=7 | 9 | 10 | 17) => Part::Plain,
+        // All but a default: a field that has presence has none on the wire, and one that has none begins at zero.
+        (Level::Field, 1..=6 | 9 | 10 | 17) => Part::Plain,
         // Whether a message is a map's entry, a field packed, and a number the same as another.
         (Level::Message, 7) => Part::Options(Level::MessageOptions),
         (Level::Field, 8) => Part::Options(Level::FieldOptions),

@@ -20,12 +20,10 @@ const MOST_COMPARISONS: usize = 1 << 26;
 pub(super) struct Left {
     names: usize,
     comparisons: usize,
-    /// The most ranges of one message, the most values of one enum.
+    /// The most ranges of one message.
     ranges: usize,
-    values: usize,
-    /// Fields that extend a message, and fields with a default of their own.
+    /// Fields that extend a message.
     extensions: usize,
-    defaults: usize,
 }
 
 /// Where a definition stands.
@@ -53,14 +51,7 @@ impl Scope {
 
 impl Left {
     pub(super) fn all() -> Self {
-        Self {
-            names: MOST_NAMES,
-            comparisons: MOST_COMPARISONS,
-            ranges: 0,
-            values: 0,
-            extensions: 0,
-            defaults: 0,
-        }
+        Self { names: MOST_NAMES, comparisons: MOST_COMPARISONS, ranges: 0, extensions: 0 }
     }
 
     /// Takes what a file needs by itself.
@@ -84,9 +75,7 @@ impl Left {
 
     /// Takes what the files need of each other.
     pub(super) fn take_all_files(&mut self) -> Result<(), Refusal> {
-        self.take_comparisons(self.extensions.saturating_mul(self.ranges))?;
-        // Most names differ in length: eight are soon compared.
-        self.take_comparisons(self.defaults.saturating_mul(self.values) / 8)
+        self.take_comparisons(self.extensions.saturating_mul(self.ranges))
     }
 
     /// Takes what one file more that is imported needs.
@@ -115,7 +104,6 @@ impl Left {
     fn take_field(&mut self, scope: Scope, field: &FieldDescriptorProto) -> Result<(), Refusal> {
         let scope = self.take_definition(scope, field.name.as_deref())?;
         self.extensions += usize::from(field.extendee.is_some());
-        self.defaults += usize::from(field.default_value.is_some());
         for name in [&field.type_name, &field.extendee].into_iter().flatten() {
             // It is looked for in each scope around it, unless it is a full one.
             let times = if name.starts_with('.') { 0 } else { scope.dots };
@@ -127,7 +115,6 @@ impl Left {
     fn take_enum(&mut self, scope: Scope, values: &EnumDescriptorProto) -> Result<(), Refusal> {
         self.take_definition(scope, values.name.as_deref())?;
         let number = values.value.len();
-        self.values = self.values.max(number);
         // They are sorted by being moved, many at a time.
         self.take_comparisons(number.saturating_mul(number) / 64)?;
         for value in &values.value {

@@ -61,6 +61,7 @@ mod tests {
             ("* https://a.example.com", "GET https://a.example.com", false),
             ("GET,POST https://a.example.com", "GET https://a.example.com", false),
             ("GET http://a.example.com", "GET https://a.example.com", false),
+            ("GET http://a.example.com:443", "GET https://a.example.com", false),
             ("GET https://a.example.com:444", "GET https://a.example.com", false),
             ("GET https://a.example.com/", "GET https://a.example.com/v1", false),
             ("GET https://a.example.com/v10", "GET https://a.example.com/v1", false),

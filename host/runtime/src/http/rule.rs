@@ -287,6 +287,7 @@ mod tests {
                     "POST https://api.example.com/",
                     "get https://api.example.com/",
                     "GET http://api.example.com/",
+                    "GET http://api.example.com:443/",
                     "GET https://api.example.com:444/",
                     "GET https://example.com/",
                     "GET https://x.api.example.com/",

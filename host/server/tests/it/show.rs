@@ -87,6 +87,35 @@ fn a_module_is_shown_with_the_configuration_beside_it() {
 }
 
 #[test]
+fn every_limit_can_be_set_for_a_step_for_all_and_as_a_cap() {
+    let limits = [
+        ("timeout = '7s'", "timeout_ms", 7_000),
+        ("memory = '64MiB'", "memory_bytes", 64 << 20),
+        ("table-elements = 1001", "table_elements", 1_001),
+        ("output-size = '1002B'", "output_bytes", 1_002),
+        ("log-size = '1003B'", "log_bytes", 1_003),
+        ("log-lines = 1004", "log_lines", 1_004),
+        ("open-files = 45", "open_files", 45),
+        ("dir-bytes = '1006B'", "dir_bytes", 1_006),
+        ("cpu = '5s'", "cpu_ms", 5_000),
+        ("fuel = 1007", "fuel", 1_007),
+        ("http-requests = 28", "http_requests", 28),
+        ("http-bytes = '1009B'", "http_bytes", 1_009),
+        ("http-concurrent = 11", "http_concurrent", 11),
+    ];
+    let written: Vec<_> = limits.iter().map(|(line, ..)| *line).collect();
+    for table in ["step.FetchProfile", "defaults", "caps"] {
+        let toml = format!("[{table}]\n{}\n", written.join("\n"));
+        let dir = folder(&[("docket.toml", &toml), ("a.wasm", "guest:fetch_profile.wasm")]);
+        let ended = run(dir.path(), &["inspect", "a.wasm", "--format", "json"]);
+        let facts: Value = serde_json::from_str(&ended.out).unwrap_or_else(|_| panic!("{}", ended.err));
+        for (line, name, value) in limits {
+            assert_eq!(facts["steps"][0]["policy"][name], value, "{line} in [{table}]");
+        }
+    }
+}
+
+#[test]
 fn completions_and_help_need_no_modules() {
     let dir = folder(&[]);
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
