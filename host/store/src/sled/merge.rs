@@ -1,6 +1,7 @@
 //! Owns the thread that brings the tree up to what the log has: many groups of batches at once, each
 //! record as it is in the end. Never writes to the log.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, mpsc};
@@ -128,8 +129,12 @@ impl Merger {
 /// A record of a layer, and what became of it.
 type Changed<'a> = (Kind, &'a RecordKey, &'a Entry);
 
+/// What decides when the tree takes a record: the first record of its execution, which execution, and
+/// then what the lists go by.
+type Place<'a> = (Option<Timestamp>, Option<&'a str>, Kind, Option<Timestamp>, Reverse<&'a RecordKey>);
+
 /// Returns what a layer has in the order in which the tree takes it: execution by execution, in the order
-/// of their first records, so that lists grow at their ends.
+/// of their first records, and within each by kind and creation, so that lists grow at their ends.
 fn in_order(layer: &Layer) -> Vec<Changed<'_>> {
     let created_at = |entry: &Entry| entry.facts().map(|facts| facts.created_at);
     let mut begun: HashMap<&str, Timestamp> = HashMap::new();
@@ -139,13 +144,15 @@ fn in_order(layer: &Layer) -> Vec<Changed<'_>> {
             *first = facts.created_at.min(*first);
         }
     }
-    let mut grouped: Vec<(Option<Timestamp>, Option<&str>, Changed<'_>)> = Vec::with_capacity(layer.len());
+    let mut grouped: Vec<(Place<'_>, Changed<'_>)> = Vec::with_capacity(layer.len());
     for changed in layer.entries() {
-        let facts = changed.2.facts();
+        let (kind, key, entry) = changed;
+        let facts = entry.facts();
+        let created = created_at(entry);
         let execution = facts.and_then(|facts| facts.execution.as_deref());
-        let first = execution.map_or_else(|| created_at(changed.2), |execution| Some(begun[execution]));
-        grouped.push((first, execution, changed));
+        let first = execution.map_or(created, |execution| Some(begun[execution]));
+        grouped.push(((first, execution, kind, created, Reverse(key)), changed));
     }
-    grouped.sort_unstable_by_key(|(first, execution, _)| (*first, *execution));
-    grouped.into_iter().map(|(_, _, changed)| changed).collect()
+    grouped.sort_unstable_by_key(|(place, _)| *place);
+    grouped.into_iter().map(|(_, changed)| changed).collect()
 }
