@@ -125,20 +125,8 @@ pub struct Usage {
 /// A dropped call drops its instance; nothing of it runs on.
 pub(crate) async fn run(call: Call<'_>) -> Called {
     let Call { pre, limits, given, invocation, inputs, output, lines, began, mut again } = call;
-    let lists: Vec<Vec<&[u8]>> = inputs
-        .iter()
-        .filter(|(_, arity)| *arity == Arity::Many)
-        .map(|(value, _)| value.payloads().iter().map(|payload| &payload.bytes()[..]).collect())
-        .collect();
-    let mut lists = lists.iter();
-    let values: Vec<wit::ValueParam<'_>> = inputs
-        .iter()
-        .map(|(value, arity)| match (arity, value.payloads()) {
-            (Arity::One, [payload]) => wit::ValueParam::One(payload.bytes()),
-            (Arity::One, payloads) => unreachable!("one message is wanted, {} are given", payloads.len()),
-            (Arity::Many, _) => wit::ValueParam::Many(lists.next().expect("one list for each such input")),
-        })
-        .collect();
+    let lists = lists_of(inputs);
+    let values = as_told(inputs, &lists);
     let Invocation { step, execution_id, attempt, key, started_at_ms } = invocation;
     let mut digits = [0; 64];
     let idempotency_key = base16ct::lower::encode_str(&key, &mut digits).expect("64 digits for 32 bytes");
@@ -180,12 +168,7 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         within(deadline, processor.as_deref(), called).await
     };
 
-    let result = match answer {
-        None => Err(StepFailure::Timeout { limit: limits.timeout }),
-        Some(Err(error)) => Err(explain(&error, store.data(), limits)),
-        Some(Ok(Err(failure))) => Err(reported(failure)),
-        Some(Ok(Ok(value))) => checked(value, output, limits),
-    };
+    let result = answered(answer, output, store.data(), limits);
     let result = match store.data().http_noted() {
         Some(noted) => with_http(result, noted, step, execution_id),
         None => result,
@@ -200,6 +183,43 @@ pub(crate) async fn run(call: Call<'_>) -> Called {
         *again = boxed;
     }
     Called { result: result.map(Arc::new).map_err(Box::new), usage, ended, origin: Origin::Attempt }
+}
+
+/// Returns the messages of each input that is told as a list.
+fn lists_of(inputs: &[(Arc<Value>, Arity)]) -> Vec<Vec<&[u8]>> {
+    inputs
+        .iter()
+        .filter(|(_, arity)| *arity == Arity::Many)
+        .map(|(value, _)| value.payloads().iter().map(|payload| &payload.bytes()[..]).collect())
+        .collect()
+}
+
+/// Returns the inputs as the guest is told them, with [their lists](lists_of).
+fn as_told<'a>(inputs: &'a [(Arc<Value>, Arity)], lists: &'a [Vec<&'a [u8]>]) -> Vec<wit::ValueParam<'a>> {
+    let mut lists = lists.iter();
+    inputs
+        .iter()
+        .map(|(value, arity)| match (arity, value.payloads()) {
+            (Arity::One, [payload]) => wit::ValueParam::One(payload.bytes()),
+            (Arity::One, payloads) => unreachable!("one message is wanted, {} are given", payloads.len()),
+            (Arity::Many, _) => wit::ValueParam::Many(lists.next().expect("one list for each such input")),
+        })
+        .collect()
+}
+
+/// Returns what came of a call: none where its time was over.
+fn answered(
+    answer: Option<wasmtime::Result<Result<wit::ValueResult, wit::Failure>>>,
+    output: (&Schema, Arity, Form),
+    sandbox: &Sandbox,
+    limits: &Limits,
+) -> Result<Value, StepFailure> {
+    match answer {
+        None => Err(StepFailure::Timeout { limit: limits.timeout }),
+        Some(Err(error)) => Err(explain(&error, sandbox, limits)),
+        Some(Ok(Err(failure))) => Err(reported(failure)),
+        Some(Ok(Ok(value))) => checked(value, output, limits),
+    }
 }
 
 /// Why a module did not say what it offers.
