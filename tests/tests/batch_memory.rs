@@ -7,16 +7,10 @@
 
 use docket_graph::{OnItemError, Port};
 use docket_runtime::{BatchRequest, Host, Request};
+use docket_tests::wordcount::Text;
 use docket_tests::{example_module, options};
 use futures_util::stream;
-use prost::Message;
-
-/// A message whose first field is a text.
-#[derive(Clone, PartialEq, Message)]
-struct Text {
-    #[prost(string, tag = "1")]
-    text: String,
-}
+use prost::Message as _;
 
 /// How much larger many items may make the process than a thousand, in bytes.
 const MOST: u64 = 64 << 20;
