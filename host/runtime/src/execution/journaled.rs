@@ -1,5 +1,5 @@
 //! Owns the way of an execution through the journal: begun, joined, answered from the record, or gone on
-//! with; and what the record says of it. Never accepts a request, never runs a step.
+//! with; and what the record says of it. Never decides what a caller may ask.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ enum Carried {
 }
 
 impl Begun<'_> {
-    /// Carries a journaled execution to its outcome, in whosever hands it is.
+    /// Carries a journaled execution to its outcome, whoever has it.
     pub(super) async fn journaled(self, mut what: What) -> Result<Outcome, RequestError> {
         let keeping = match self.host.keeping().await {
             Ok(keeping) => Arc::clone(keeping),
