@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// What the threads of executions make, those of the store free.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     docket_host::main_with(std::env::args_os()).into()
 }

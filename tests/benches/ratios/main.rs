@@ -21,6 +21,10 @@ use docket_tests::{fixture, target_dir};
 use raw::{Raw, best_settings, our_settings};
 use tokio::runtime::Runtime;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Rounds of each comparison; the two sides take turns in each.
 const ROUNDS: usize = 15;
 

@@ -1,8 +1,9 @@
 //! Owns what the log has and the tree has not yet: for each record that was written lately, what is
 //! true of it now and what was true below; and reading through it down to the tree. Never writes.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::StoreError;
 use crate::record::{Facts, Kind, Record, RecordKey};
@@ -69,9 +70,18 @@ impl Layer {
 /// Records that stay on top when what is around them is merged.
 pub(super) type Carried = Vec<(Kind, RecordKey, Arc<Change>)>;
 
+/// How many keys are remembered of which the tree has nothing: those of claims that are about to be written.
+const ABSENT_REMEMBERED: usize = 4096;
+
 /// All layers above the tree.
 #[derive(Default)]
-pub(super) struct Overlay(RwLock<Layers>);
+pub(super) struct Overlay {
+    layers: RwLock<Layers>,
+    /// How many layers were given to be merged. Changed only while `absent` is locked.
+    frozen: AtomicU64,
+    /// What readers have seen to be absent from the tree since the last of them, for whoever writes it next.
+    absent: Mutex<HashSet<(Kind, RecordKey)>>,
+}
 
 #[derive(Default)]
 struct Layers {
@@ -89,12 +99,40 @@ type Ends = [Option<RecordKey>; Kind::ALL.len()];
 impl Overlay {
     /// Returns what there is of a record, or `None` where only the tree knows.
     pub(super) fn look(&self, kind: Kind, key: &RecordKey) -> Option<State> {
-        let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         let merging = || layers.merging.as_ref().and_then(|layer| layer.look(kind, key));
         let above = layers.fresh.look(kind, key).or_else(merging);
         // Most keys of executions and their steps go by time, and those of what begins are behind all others.
         let is_new = |ends: &Ends| ends[index(kind)].as_ref().is_none_or(|end| end < key);
         above.cloned().or_else(|| layers.ends.as_ref().is_some_and(is_new).then_some(None))
+    }
+
+    /// Returns what there is of a record that is about to be written, or `None` where only the tree knows.
+    /// Only for who writes: nothing else must be frozen meanwhile.
+    fn look_to_write(&self, kind: Kind, key: &RecordKey) -> Option<State> {
+        let seen_absent = || self.absent().remove(&(kind, key.clone())).then_some(None);
+        self.look(kind, key).or_else(seen_absent)
+    }
+
+    fn absent(&self) -> MutexGuard<'_, HashSet<(Kind, RecordKey)>> {
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how many layers were given to be merged.
+    fn frozen(&self) -> u64 {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Notes that the tree had nothing of a key, looked for after so many layers were frozen, and after no
+    /// layer had it either. While no further one is frozen, it comes into no tree.
+    fn note_absent(&self, frozen: u64, kind: Kind, key: &RecordKey) {
+        let mut absent = self.absent();
+        if self.frozen() == frozen {
+            if absent.len() >= ABSENT_REMEMBERED {
+                absent.clear();
+            }
+            absent.insert((kind, key.clone()));
+        }
     }
 
     /// Notes which keys the tree has, before anything is merged into it.
@@ -103,18 +141,18 @@ impl Overlay {
         for kind in Kind::ALL {
             ends[index(kind)] = content::last_key(tree, kind)?;
         }
-        self.0.write().unwrap_or_else(PoisonError::into_inner).ends = Some(ends);
+        self.layers.write().unwrap_or_else(PoisonError::into_inner).ends = Some(ends);
         Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let layers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
         layers.fresh.len() == 0 && layers.merging.is_none()
     }
 
     /// Lets readers see what was written.
     pub(super) fn publish(&self, written: Layer) {
-        let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         for (kind, records) in Kind::ALL.into_iter().zip(written.0) {
             for (key, entry) in records {
                 layers.fresh.put_entry(kind, key, entry);
@@ -125,7 +163,12 @@ impl Overlay {
     /// Returns what is to be merged now, and collects anew. Nothing else must be merged just then. What
     /// `stays` says yes to is not merged but stays on top, as it is, and is returned beside it.
     pub(super) fn freeze(&self, mut stays: impl FnMut(&Entry) -> bool) -> (Arc<Layer>, Carried) {
-        let mut layers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut absent = self.absent();
+            self.frozen.fetch_add(1, Ordering::AcqRel);
+            absent.clear();
+        }
         let mut layer = std::mem::take(&mut layers.fresh);
         let mut carried = Carried::new();
         for (kind, records) in Kind::ALL.into_iter().zip(&mut layer.0) {
@@ -147,13 +190,13 @@ impl Overlay {
 
     /// Notes that the tree has what was being merged.
     pub(super) fn merged(&self) {
-        let merged = self.0.write().unwrap_or_else(PoisonError::into_inner).merging.take();
+        let merged = self.layers.write().unwrap_or_else(PoisonError::into_inner).merging.take();
         // A large layer is not dropped while readers wait.
         drop(merged);
     }
 }
 
-/// Returns what there is of a record, with this layer on top of all others.
+/// Returns what there is of a record that is about to be written, with this layer on top of all others.
 pub(super) fn look(
     tree: &sled::Tree,
     overlay: &Overlay,
@@ -161,7 +204,7 @@ pub(super) fn look(
     kind: Kind,
     key: &RecordKey,
 ) -> Result<State, StoreError> {
-    let above = layer.look(kind, key).cloned().or_else(|| overlay.look(kind, key));
+    let above = layer.look(kind, key).cloned().or_else(|| overlay.look_to_write(kind, key));
     above.map_or_else(|| content::stored(tree, kind, key), Ok)
 }
 
@@ -172,11 +215,18 @@ pub(super) fn glance(
     kind: Kind,
     key: &RecordKey,
 ) -> Result<Glance, StoreError> {
+    let frozen = overlay.frozen();
     match overlay.look(kind, key) {
         Some(None) => Ok(Glance::Absent),
         Some(Some(change)) if change.is_without_body() => Ok(Glance::Long),
         Some(Some(change)) => Ok(Glance::Whole(change.record().clone())),
-        None => content::glance(tree, kind, key),
+        None => {
+            let found = content::glance(tree, kind, key)?;
+            if let Glance::Absent = found {
+                overlay.note_absent(frozen, kind, key);
+            }
+            Ok(found)
+        }
     }
 }
 
@@ -243,5 +293,29 @@ mod tests {
             ["c", "cc", "d", "e"].map(|text| is_absent(Kind::Step, text)),
             [None, None, None, Some(true)]
         );
+    }
+
+    #[test]
+    fn what_was_seen_to_be_absent_is_so_for_whoever_writes_it_until_more_is_merged() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let overlay = Overlay::default();
+        let known = |text: &str| overlay.look_to_write(Kind::Step, &key(text)).map(|found| found.is_some());
+        let glance = |text: &str| {
+            assert!(matches!(glance(&db, &overlay, Kind::Step, &key(text)), Ok(Glance::Absent)));
+        };
+        assert_eq!(known("a"), None, "nobody has looked");
+        glance("a");
+        assert_eq!((known("a"), known("b")), (Some(false), None));
+        // Seen, but something was frozen since: it may have been written and merged.
+        let before = overlay.frozen();
+        glance("a");
+        let mut layer = Layer::default();
+        layer.put(Kind::Step, key("a"), change("a"), None);
+        overlay.publish(layer);
+        assert_eq!(known("a"), Some(true), "what was written comes first");
+        overlay.freeze(|_| false);
+        overlay.note_absent(before, Kind::Step, &key("c"));
+        overlay.merged();
+        assert_eq!((known("a"), known("c")), (None, None));
     }
 }
