@@ -18,6 +18,9 @@ use super::layout::{FORMAT, FORMAT_KEY};
 use super::log::{self, FILES, FULL_BYTES, Files};
 use super::tally;
 
+/// The most that a file of the log keeps when the store is closed: whoever opens it reads them whole.
+const ENDED_BYTES: u64 = 1 << 20;
+
 /// How often sled's own thread flushes what nobody asked to be flushed; its default.
 const FLUSH_EVERY_MS: u64 = 500;
 
@@ -364,6 +367,10 @@ impl Disk for DataFiles {
         self.end.store(0, Ordering::Relaxed);
         self.turn.store(next, Ordering::Release);
         Ok(())
+    }
+
+    fn end(&self) -> io::Result<()> {
+        (0..FILES.len()).try_for_each(|file| self.log.trim(file, ENDED_BYTES))
     }
 
     fn sync_tree(&self) -> io::Result<()> {

@@ -233,6 +233,11 @@ impl Writing {
             self.merge(Then::Synced, Vec::new());
         }
         self.wait_until_merged();
+        if self.common.broken.get().is_none()
+            && let Err(error) = self.disk.end()
+        {
+            tracing::debug!(%error, "the log stays as long as it was");
+        }
     }
 
     /// Writes a group of batches, and sees to it that each gets its answer.

@@ -223,7 +223,9 @@ impl View {
         line("target", &self.target.to_string());
         line("created", &stamp(self.created_at_ms));
         if let Some(at) = self.finished_at_ms {
-            line("ended", &format!("{} after {}", stamp(at), took(self.started_at_ms, Some(at))));
+            // An execution begins anew with each run, and ended in the last.
+            let run = if self.runs > 1 { format!(" of run {}", self.runs) } else { String::new() };
+            line("ended", &format!("{} after {}{run}", stamp(at), took(self.started_at_ms, Some(at))));
         }
         if let Some(at) = self.expires_at_ms {
             line("kept until", &stamp(at));

@@ -41,6 +41,10 @@ impl Disk for Counting {
         Ok(())
     }
 
+    fn end(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync_tree(&self) -> io::Result<()> {
         let _synced = self.tree.lock();
         let sync = self.syncs.fetch_add(1, Ordering::SeqCst) + 1;
