@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use docket_graph::{Persistence, Scope};
 use docket_runtime::{EpochTicker, Host, HostOptions, Keeping, Request, StepOptions, StepOutcome, Value};
-use docket_store::{Filter, Kind, MemoryStore, Query, SledStore, Store};
+use docket_store::{Filter, Kind, MemoryStore, Query, SledStore, SqliteStore, Store};
 use docket_tests::fixture;
 
 use crate::raw::{Raw, our_settings};
@@ -290,6 +290,42 @@ pub(crate) fn durable_graph() -> Vec<Row> {
         "  with the time in which sled takes what is left, against bare commits",
     ];
     rows(&runtime, what, steps, ("bench_layers", "Step2-0", 3), &mut docket)
+}
+
+/// Executions of one kept step, one after the other, on sled and on SQLite, beside bare commits one after the other.
+pub(crate) fn one_at_a_time() -> Vec<Row> {
+    const EXECUTIONS: u32 = 100;
+    let runtime = runtime(1);
+    let dirs = [(); 2].map(|()| tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory"));
+    let (_dir, sled) = sled();
+    let sqlite = runtime.block_on(SqliteStore::open(dirs[0].path().join("store"))).expect("a store");
+    let [sled, sqlite] = [sled, Arc::new(sqlite)].map(|store| host(&runtime, kept(Scope::Global), store));
+    let floor = Floor { bare: Arc::new(Bare::on(dirs[1].path())), call: None };
+    let execute = |host: &Host| {
+        let began = Instant::now();
+        for _ in 0..EXECUTIONS {
+            let outcome = runtime.block_on(host.execute(request(fresh()))).expect("a good request");
+            assert!(outcome.result.is_ok());
+        }
+        began.elapsed().as_secs_f64() / f64::from(EXECUTIONS)
+    };
+    let mut commit = || {
+        let began = Instant::now();
+        (0..EXECUTIONS).for_each(|_| runtime.block_on(floor.record()));
+        began.elapsed().as_secs_f64() / f64::from(EXECUTIONS)
+    };
+    let (times, ratios) = compare([&mut || execute(&sled), &mut || execute(&sqlite), &mut commit]);
+    let row = |at: usize, what| Row {
+        what,
+        measured: micros(times[at]),
+        floor: micros(times[2]),
+        ratio: ratios[at],
+        goal: "",
+    };
+    vec![
+        row(0, "a durable execution of one step, one at a time on sled, against a bare commit"),
+        row(1, "the same on SQLite, against a bare commit of sled's"),
+    ]
 }
 
 /// The same execution answered from memory and from sled, against one whose step runs.

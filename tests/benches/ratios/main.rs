@@ -66,7 +66,7 @@ fn main() {
     }
     // Cargo hands over `--bench`; anything else chooses rows by a part of their name.
     let only = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    let measurements: [Measurement; 12] = [
+    let measurements: [Measurement; 13] = [
         ("step", one_step),
         ("flight", many_in_flight),
         ("graph", large_graph),
@@ -74,6 +74,7 @@ fn main() {
         ("timeout", timeout_overshoot),
         ("durable", durable::durable),
         ("wide", durable::durable_graph),
+        ("single", durable::one_at_a_time),
         ("hit", durable::hits),
         ("items", batches::items),
         ("reuse", batches::reuse),
