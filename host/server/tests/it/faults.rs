@@ -23,8 +23,24 @@ fn an_input_that_does_not_fit_is_refused_with_its_port_and_field() {
     run(r#"{"id":"#, "is not JSON: EOF while parsing a value at line 1 column 6");
     run(r#"{} {}"#, "is not JSON: trailing characters at line 1 column 4");
     run("[]", "is a list, but its steps take one `example.v1.UserID`; give one JSON object");
+    let marked = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(marked.path(), "\u{feff}{\"id\":\"user-456\"}").unwrap();
+    let marked = format!("@{}", marked.path().display());
+    let ended = demo(&["run", "--output", "example.v1.UserProfile", "--input", &marked]);
+    assert_eq!((ended.code, &*ended.err), (Some(0), ""));
+    run("user.json", "is not JSON: expected value at line 1 column 1; to read a file, write `@FILE`");
+    let two = ["run", "--input", "example.v1.UserProfile={\"name\":1}", "--input", "example.v1.UserID=5"];
+    let both = "error: 2 faults in the inputs:\n  \
+                the input for `example.v1.UserProfile` is wrong: at `name`: invalid type: integer `1`, expected a string\n  \
+                the input for `example.v1.UserID` is wrong: invalid type: integer `5`, expected an object";
+    check(&two, 2, both);
+    check(
+        &["plan", "--input", r#"{"idd":"x"}"#],
+        2,
+        &format!("{wrong} is wrong: `example.v1.UserID` has no field `idd`; did you mean `id`?"),
+    );
     let nested = r#"example.v1.EnrichedUser={"activity":{"loginCount":"many"}}"#;
-    let error = "error: the input for `example.v1.EnrichedUser` is wrong: at `activity.loginCount`: invalid digit found in string";
+    let error = "error: the input for `example.v1.EnrichedUser` is wrong: at `activity.loginCount`: this is not a whole number";
     check(&["run", "--input", nested], 2, error);
     let nested = r#"example.v1.EnrichedUser={"activity":{"loginCuont":1}}"#;
     let ended = demo(&["run", "--input", nested]);
