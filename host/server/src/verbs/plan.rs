@@ -61,10 +61,8 @@ impl State {
     }
 }
 
-/// Returns what becomes of each step, in the plan's order.
-///
-/// # Errors
-/// Where an input is not what its port says, or the store cannot be read.
+/// Returns what becomes of each step, in the plan's order. The values of the inputs are read only where
+/// a key is made of them.
 async fn states(
     session: &mut Session,
     host: &Host,
@@ -72,8 +70,6 @@ async fn states(
     execution_id: Option<ExecutionId>,
 ) -> Result<Vec<State>, CliError> {
     let generation = host.generation();
-    // What `run` would refuse is refused, whether a key is made of it or not.
-    let values = asked.clone().values(session, host.graph()).await?;
     if !asked.plan.nodes().any(|(_, step)| generation.persistence(step).is_some()) {
         let unkept = || State::of(Forecast::WillRun { key: None, reason: NOT_KEPT.to_owned() });
         return Ok(asked.plan.nodes().map(|_| unkept()).collect());
@@ -86,7 +82,7 @@ async fn states(
         return Ok(asked.plan.nodes().map(of).collect());
     }
     let mut request = Request::new(asked.target.clone());
-    for (port, value) in values {
+    for (port, value) in asked.clone().values(session, host.graph()).await? {
         request = request.value(port, value);
     }
     if let Some(id) = execution_id {
