@@ -166,7 +166,8 @@ fn a_batch_that_is_killed_and_gone_on_with_counts_the_same() {
     };
     let whole = ended(&mut modules.command(&Backend::Sled.place().url, args.clone()));
     assert_eq!(whole.code, Some(1), "{}", whole.err);
-    assert!(whole.err.ends_with("error: 121 of 600 items failed\n"), "{}", whole.err);
+    let why = "error: 121 of 600 items failed\n  caused by: step `Fetch` failed for item 4 after 1 attempt\n";
+    assert!(whole.err.contains(why), "{}", whole.err);
     let told = name(&whole.out);
     // Each of the tens had one that failed in `Fetch`, and one in `Judge`; one was no message.
     assert!(told.contains(" failed=61 failed=121"), "{told}");

@@ -113,8 +113,12 @@ fn a_line_that_is_wrong_ends_the_batch_after_all_before_it_or_has_a_line_of_its_
     assert!(
         error(201).ends_with("line 203, column 7: at `id`: invalid type: integer `5`, expected a string")
     );
-    assert!(error(202).ends_with("line 204, column 1: it is not JSON: EOF while parsing an object"));
-    assert!(error(203).ends_with("line 205, column 1: invalid type: sequence, expected a map"));
+    assert!(error(202).ends_with(
+        "line 204, column 1: it is not JSON: EOF while parsing an object; write each item on one line"
+    ));
+    assert!(error(203).ends_with(
+        "line 205, column 1: this is a list, but each line is one item; write one JSON object a line"
+    ));
     assert_eq!((found.len(), &found[204]["output"]["name"]), (205, &json!("last")));
 }
 
@@ -137,8 +141,38 @@ fn no_items_are_no_fault_and_what_takes_many_gets_none() {
     let three = lines(["a", "b", "c"].map(str::to_owned));
     assert_eq!(joined(&three, &[]), answer("{\n  \"name\": \"a+b+c\",\n  \"email\": \"\"\n}\n"));
     let (code, out, err) = joined(&format!("x\n{three}"), &["--on-item-error", "continue"]);
-    assert_eq!((code, &*err), (Some(1), "error: 1 of 4 items failed\n"));
+    let why =
+        "item 0 is not a message for `example.v1.UserID`: line 1, column 1: it is not JSON: expected value";
+    assert_eq!((code, err), (Some(1), format!("error: 1 of 4 items failed\n  caused by: {why}\n")));
     assert!(out.contains("a+b+c"), "what is good comes together: {out}");
+}
+
+#[test]
+fn a_batch_that_asks_for_its_own_items_gives_each_in_a_line() {
+    let modules = Modules::new("chain", UNKEPT);
+    let own = |items: &str, args: &[&str]| {
+        let all = batch(&modules, "memory:", items, &[&["--output", "example.v1.UserID"], args].concat());
+        (all.code, all.out, all.err)
+    };
+    let items = "{\"id\":\"a\"}\n{\n{\"id\":\"c\"}\n";
+    let fault = "item 1 is not a message for `example.v1.UserID`: line 2, column 1: \
+                 it is not JSON: EOF while parsing an object; write each item on one line";
+    let failed = (Some(2), "{\"id\":\"a\"}\n".to_owned(), format!("error: {fault}\n"));
+    assert_eq!(own(items, &[]), failed);
+    let each = [
+        json!({ "index": 0, "output": { "id": "a" } }),
+        json!({ "index": 1, "error": fault }),
+        json!({ "index": 2, "output": { "id": "c" } }),
+    ];
+    let (code, out, err) = own(items, &["--on-item-error", "continue"]);
+    assert_eq!((code, &*err, values(&out)), (Some(1), "error: 1 of 3 items failed\n", each.to_vec()));
+    let many: String = (0..1000).map(|n| format!("{{\"id\":\"{n}\"}}\n")).collect();
+    assert_eq!(own(&many, &["--max-concurrency", "3"]), (Some(0), many.clone(), String::new()));
+    assert_eq!(own("", &[]), (Some(0), String::new(), String::new()));
+    // A step takes all of them as a list; each is one message still.
+    let modules = Modules::new("join_many", "");
+    let lists = batch(&modules, "memory:", &many, &["--output", "example.v1.UserID"]);
+    assert_eq!((lists.code, lists.out), (Some(0), many));
 }
 
 #[test]

@@ -234,8 +234,7 @@ impl Plan {
         self.depths[node.index()]
     }
 
-    /// Returns all dimensions in which something runs: the root, then the others in the order in which a node first
-    /// needs them.
+    /// Returns all dimensions: the root, then the others in the order in which a node, or the target, first needs them.
     pub fn dimensions(&self) -> impl ExactSizeIterator<Item = (DimensionId, &Dimension)> {
         self.wiring.all().zip(&self.dimensions)
     }
@@ -274,8 +273,8 @@ impl Plan {
         Some(self.wiring.opens[node.index()]).filter(|opened| *opened != DimensionId::ROOT)
     }
 
-    /// Returns the dimension of the items of a batch. None if nothing runs for each item: then all of them, as a list, are
-    /// the value of the given input, and are needed before the start.
+    /// Returns the dimension of the items of a batch. None if nothing runs for each item, and none is asked for as it is:
+    /// then all of them, as a list, are the value of the given input, and are needed before the start.
     #[inline]
     pub fn items(&self) -> Option<DimensionId> {
         Some(self.wiring.items).filter(|items| *items != DimensionId::ROOT)

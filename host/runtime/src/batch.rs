@@ -377,10 +377,10 @@ impl Batch {
                     collected.payloads.push(payload);
                 }
                 Err(fault) => {
-                    progress.add_failed();
+                    let error = ExecutionError::Item { index, port: form.port.clone(), fault };
+                    progress.add_failed(index, &error);
                     if begin.items.on_item_error == OnItemError::Fail {
-                        let port = form.port.clone();
-                        collected.broken = Some(ExecutionError::Item { index, port, fault });
+                        collected.broken = Some(error);
                     }
                 }
             }

@@ -1,8 +1,8 @@
 //! Owns what is said of the items of a batch: where they come from, why one cannot be read, what became of each, and how
 //! far all of them are. Never reads one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,15 @@ impl ItemCounts {
     }
 }
 
+/// An item that failed, and why.
+#[derive(Clone, Debug)]
+pub struct ItemFailure {
+    /// The position of the item among all, from 0.
+    pub index: u64,
+    /// Why it has no value.
+    pub error: ExecutionError,
+}
+
 /// How far a batch is. Cheap to clone; all clones show the same batch.
 #[derive(Clone, Debug, Default)]
 pub struct BatchProgress(Arc<Counters>);
@@ -67,15 +76,22 @@ struct Counters {
     done: AtomicU64,
     failed: AtomicU64,
     delivered: AtomicU64,
+    first_failed: Mutex<Option<ItemFailure>>,
 }
 
 impl BatchProgress {
     /// Returns how many items became what so far.
     pub fn counts(&self) -> ItemCounts {
-        let Counters { read, done, failed, delivered: _ } = &*self.0;
+        let Counters { read, done, failed, .. } = &*self.0;
         // Read last: an item is read before it ends.
         let (done, failed) = (done.load(Ordering::Acquire), failed.load(Ordering::Acquire));
         ItemCounts { read: read.load(Ordering::Acquire), done, failed }
+    }
+
+    /// Returns the first of the items that failed so far, in the order of the items: where all items together have one value,
+    /// nothing else says why an item is not in it.
+    pub fn first_failed(&self) -> Option<ItemFailure> {
+        self.0.first_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns how many outcomes were handed out.
@@ -91,8 +107,12 @@ impl BatchProgress {
         self.0.done.fetch_add(1, Ordering::Release);
     }
 
-    pub(crate) fn add_failed(&self) {
+    pub(crate) fn add_failed(&self, index: u64, error: &ExecutionError) {
         self.0.failed.fetch_add(1, Ordering::Release);
+        let mut first = self.0.first_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.as_ref().is_none_or(|first| index < first.index) {
+            *first = Some(ItemFailure { index, error: error.clone() });
+        }
     }
 
     pub(crate) fn add_delivered(&self) {

@@ -72,7 +72,7 @@ pub use http::{
     HttpRuleError, Resolve, SecretError, SecretName, SecretSource,
 };
 pub use inspection::{Inspection, Inspector};
-pub use items::{BatchProgress, ItemCounts, ItemOutcome, ItemSource, ItemsError};
+pub use items::{BatchProgress, ItemCounts, ItemFailure, ItemOutcome, ItemSource, ItemsError};
 pub use module::{LoadFault, ModuleSource};
 pub use observer::{Event, Observer};
 pub use options::{

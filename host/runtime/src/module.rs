@@ -201,11 +201,7 @@ impl ModuleSource {
                         Err(fault) => faults.push(fault),
                     }
                 }
-                Err(error) => {
-                    let path = error.path().unwrap_or(dir).to_owned();
-                    let source = std::io::Error::from(error);
-                    faults.push(LoadFault::Directory { path, source });
-                }
+                Err(error) => faults.extend(unlisted(error, dir)),
             }
         }
         if modules.is_empty() && faults.is_empty() {
@@ -237,6 +233,21 @@ impl ModuleSource {
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()
     }
+}
+
+/// Returns why a directory cannot be listed as a whole; nothing where what is missing would be no module: editors leave
+/// links that lead nowhere.
+fn unlisted(error: walkdir::Error, dir: &Path) -> Option<LoadFault> {
+    let path = error.path().unwrap_or(dir).to_owned();
+    let text = error.to_string();
+    let source = error.into_io_error().unwrap_or_else(|| std::io::Error::other(text));
+    let is_module = path.extension().is_some_and(|extension| extension == "wasm");
+    if path == dir || !path.is_symlink() {
+        return Some(LoadFault::Directory { path, source });
+    }
+    let name = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into();
+    (is_module || source.kind() != std::io::ErrorKind::NotFound)
+        .then_some(LoadFault::Read { module: name, source })
 }
 
 /// A compiled, linked and described module.
@@ -420,5 +431,18 @@ mod tests {
         let names: Vec<_> = found.iter().map(ModuleSource::name).collect();
         assert_eq!(names, ["a.wasm", "b.wasm", "deep/c.wasm"]);
         assert_eq!(&*found[2].bytes, b"deep/c.wasm");
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_a_fault_only_where_a_module_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.wasm"), "a").unwrap();
+        let link = |name| std::os::unix::fs::symlink("nowhere", dir.path().join(name)).unwrap();
+        link(".#docket.toml");
+        assert_eq!(ModuleSource::in_dir(dir.path()).unwrap().len(), 1);
+        link("b.wasm");
+        let faults = ModuleSource::in_dir(dir.path()).err().unwrap();
+        let said: Vec<_> = faults.iter().map(LoadFault::to_string).collect();
+        assert_eq!(said, ["module `b.wasm` cannot be read: No such file or directory (os error 2)"]);
     }
 }

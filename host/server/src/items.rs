@@ -279,7 +279,7 @@ mod tests {
                 "line 2, column 13: it is not JSON: key must be a string",
                 "line 4, column 7: `google.protobuf.FileDescriptorProto` has no field `nmae`; did you mean `name`?",
                 "line 5, column 9: at `name`: invalid type: integer `1`, expected a string",
-                "line 6, column 1: invalid type: sequence, expected a map",
+                "line 6, column 1: this is a list, but each line is one item; write one JSON object a line",
                 "line 7, column 3: it is not JSON: trailing characters",
                 "line 8, column 1: it is not JSON: expected value",
                 "z",

@@ -1,6 +1,8 @@
 //! Owns the way between JSON and encoded messages: protobuf's JSON mapping, by the modules' own
 //! descriptors. Never knows where JSON comes from or goes to.
 
+mod once;
+
 use docket_graph::{Arity, Port};
 use docket_runtime::{Payload, Value};
 use prost_reflect::prost::Message as _;
@@ -10,6 +12,7 @@ use serde::ser::{SerializeSeq as _, Serializer};
 use serde_path_to_error::{Path, Segment, Track};
 
 use crate::nearest::meant;
+use once::Once;
 
 /// Why JSON is not a value for a port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,10 +69,15 @@ pub(crate) fn decode_line(line: &[u8], message: &MessageDescriptor) -> Result<Ve
         LineError { column: good + 1, reason: "the line is not text in UTF-8".to_owned() }
     })?;
     let mut json = serde_json::Deserializer::from_str(line);
-    if let Ok(message) = message.clone().deserialize(&mut json)
+    if let Ok(read) = message.clone().deserialize(&mut json)
         && json.end().is_ok()
+        && Once::of(message).deserialize(&mut serde_json::Deserializer::from_str(line)).is_ok()
     {
-        return Ok(message.encode_to_vec());
+        return Ok(read.encode_to_vec());
+    }
+    if line.starts_with('[') && !is_written_as_array(message) {
+        let reason = "this is a list, but each line is one item; write one JSON object a line".to_owned();
+        return Err(LineError { column: 1, reason });
     }
     // Read again, to find the place: most lines are good, and keeping track of it takes time.
     let unread = match read(line, message, message.clone()) {
@@ -79,6 +87,9 @@ pub(crate) fn decode_line(line: &[u8], message: &MessageDescriptor) -> Result<Ve
     let read = line.bytes().take(unread.error.column()).filter(|byte| byte & 0xc0 != 0x80).count();
     let reason = match unread.place {
         Some(place) => format!("{place}{}", unread.reason),
+        None if unread.error.is_eof() => {
+            format!("it is not JSON: {}; write each item on one line", unread.reason)
+        }
         None => format!("it is not JSON: {}", unread.reason),
     };
     Err(LineError { column: read.max(1), reason })
@@ -98,6 +109,17 @@ struct Unread {
 }
 
 fn read<'t, S: DeserializeSeed<'t>>(
+    text: &'t str,
+    message: &MessageDescriptor,
+    seed: S,
+) -> Result<S::Value, Unread> {
+    let value = tracked(text, message, seed)?;
+    tracked(text, message, Once::of(message))?;
+    Ok(value)
+}
+
+/// Reads, and knows the place where that ends.
+fn tracked<'t, S: DeserializeSeed<'t>>(
     text: &'t str,
     message: &MessageDescriptor,
     seed: S,
@@ -135,7 +157,34 @@ fn reason(error: &serde_json::Error, message: &MessageDescriptor, path: &Path) -
         let meant = meant(name, values.iter().map(|value| value.name()));
         return format!("`{}` has no value `{name}`{meant}", choices.full_name());
     }
-    text.to_owned()
+    plain(text, within.as_ref())
+}
+
+/// Says in the words of JSON what the readers of numbers and objects say in those of their language.
+fn plain(text: &str, within: Option<&Kind>) -> String {
+    match (text, within) {
+        (
+            "out of range integral type conversion attempted"
+            | "float value out of range"
+            | "number too large to fit in target type"
+            | "number too small to fit in target type",
+            Some(kind),
+        ) => format!("the number is out of the range of `{kind:?}`"),
+        (
+            "expected integer value"
+            | "invalid digit found in string"
+            | "cannot parse integer from empty string",
+            _,
+        ) => "this is not a whole number".to_owned(),
+        _ => {
+            let text = text.replacen("invalid type: sequence,", "invalid type: list,", 1);
+            let text = text.replacen("invalid type: map,", "invalid type: object,", 1);
+            match text.strip_suffix("expected a map") {
+                Some(rest) => format!("{rest}expected an object"),
+                None => text,
+            }
+        }
+    }
 }
 
 /// Returns the type of what a path leads to, as far as it leads through declared fields.
@@ -305,8 +354,46 @@ mod tests {
             "FileDescriptorProto",
             Arity::One,
             "5",
-            "the input for `google.protobuf.FileDescriptorProto` is wrong: invalid type: integer `5`, expected a map",
+            "the input for `google.protobuf.FileDescriptorProto` is wrong: invalid type: integer `5`, expected an object",
         );
+    }
+
+    #[test]
+    fn a_field_that_is_given_twice_is_refused_by_either_of_its_names() {
+        let twice = |text, place: &str| {
+            let fault = format!(
+                "the input for `google.protobuf.FileDescriptorProto` is wrong: {place} is given twice"
+            );
+            check("FileDescriptorProto", Arity::One, text, &fault);
+        };
+        twice(r#"{"name": "a", "name": "b"}"#, "`name`");
+        twice(r#"{"messageType": [], "message_type": []}"#, "`message_type`");
+        twice(r#"{"messageType": [{}, {"name": "a", "name": null}]}"#, "at `messageType[1]`: `name`");
+        let list = r#"[{"name": "a"}, {"name": "a", "name": "a"}]"#;
+        let fault =
+            "the input for `google.protobuf.FileDescriptorProto` is wrong: at `[1]`: `name` is given twice";
+        check("FileDescriptorProto", Arity::Many, list, fault);
+        of("FileDescriptorProto", Arity::One, r#"{"name": "a", "package": "b"}"#).unwrap();
+        // Keys of its own, which are not fields.
+        of("Struct", Arity::One, r#"{"a": 1, "b": {"a": [{"a": 2}, {"a": 3}]}}"#).unwrap();
+        let line = decode_line(br#"{"name":"a","name":"b"}"#, &message_of("FileDescriptorProto"));
+        assert!(line.unwrap_err().to_string().ends_with("`name` is given twice"));
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_told_with_its_type() {
+        let wrong = |text, reason: &str| {
+            let fault = format!(
+                "the input for `google.protobuf.FieldDescriptorProto` is wrong: at `number`: {reason}"
+            );
+            check("FieldDescriptorProto", Arity::One, text, &fault);
+        };
+        for text in [r#"{"number":2147483648}"#, r#"{"number":"2147483648"}"#] {
+            wrong(text, "the number is out of the range of `int32`");
+        }
+        for text in [r#"{"number":1.5}"#, r#"{"number":"one"}"#, r#"{"number":""}"#] {
+            wrong(text, "this is not a whole number");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn main_with(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
 
 /// Carries out one command line as [`main_with`] does, with other streams.
 pub fn main_on(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, console: Console) -> Exit {
-    let args = match Args::try_parse_from(args) {
+    let args = match Args::read(args) {
         Ok(args) => args,
         Err(refused) => return refuse(&refused, &console),
     };

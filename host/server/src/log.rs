@@ -173,7 +173,7 @@ impl Observer for LogObserver {
     fn on_event(&self, execution: &ExecutionId, event: &Event<'_>) {
         match event {
             Event::ExecutionStarted { target, steps } => {
-                debug!(target: EVENT, %execution, port = %target, steps, "execution {execution} started: {steps} steps for {target}");
+                debug!(target: EVENT, %execution, port = %target, steps, "execution {execution} started: {steps} {} for {target}", if *steps == 1 { "step" } else { "steps" });
             }
             Event::AttemptStarted { step, element, attempt } => {
                 let (place, element) = (place(step, element), field(element));

@@ -15,7 +15,7 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::input::{InputArg, InputSource, Place};
 use crate::items::Form;
-use crate::json;
+use crate::json::{self, JsonError};
 use crate::session::Session;
 
 /// What is asked for, with its plan.
@@ -92,21 +92,33 @@ impl Asked {
         session: &mut Session,
         graph: &Graph,
     ) -> Result<Vec<(Port, Value)>, CliError> {
-        let mut values = Vec::new();
+        let (mut values, mut faults) = (Vec::new(), Vec::new());
         for (port, source) in self.given.into_iter().zip(self.sources) {
-            let text = match source {
-                InputSource::Text(text) => text,
+            let (text, is_written) = match source {
+                InputSource::Text(text) => (text, true),
                 source => {
                     let port = port.clone();
-                    session.blocking(move || read(&source, &port)).await?
+                    (session.blocking(move || read(&source, &port)).await?, false)
                 }
             };
             let id = graph.find_port(&port).expect("the plan knows every given port");
-            let value = json::decode(&text, &port, graph.arity(id), graph.message(id))
-                .map_err(|error| CliError::of(Exit::Usage, &error))?;
-            values.push((port, value));
+            match json::decode(&text, &port, graph.arity(id), graph.message(id)) {
+                Ok(value) => values.push((port, value)),
+                // No message begins so: it may be the name of a file.
+                Err(fault @ JsonError::Syntax { .. })
+                    if is_written
+                        && text.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '/' | '.')) =>
+                {
+                    faults.push(format!("{fault}; to read a file, write `@FILE`"));
+                }
+                Err(fault) => faults.push(fault.to_string()),
+            }
         }
-        Ok(values)
+        if faults.is_empty() {
+            Ok(values)
+        } else {
+            Err(CliError::of_faults(Exit::Usage, "the inputs", &faults))
+        }
     }
 }
 
@@ -211,6 +223,9 @@ pub(crate) fn refused(error: &RequestError) -> CliError {
 fn the_leaf(graph: &Graph, target: &Port) -> Result<Port, CliError> {
     let leaf = docket_graph::default_input(graph, target);
     leaf.cloned().map_err(|error| match graph.find_port(target) {
+        Some(_) if matches!(&error, DefaultError::Inputs { choices, .. } if choices.is_empty()) => {
+            CliError::new(Exit::Usage, format_args!("{error}; leave `--input` out"))
+        }
         Some(_) => CliError::new(Exit::Usage, format_args!("{error}; write `--input PORT=JSON`")),
         None => CliError::of(Exit::Usage, &error),
     })
@@ -262,7 +277,9 @@ fn read(source: &InputSource, port: &Port) -> Result<String, CliError> {
         }
         InputSource::Text(text) => return Ok(text.clone()),
     };
-    read.map_err(|error| {
+    // Some programs begin a text with a mark that stands for no character.
+    let unmarked = |text: String| text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    read.map(unmarked).map_err(|error| {
         CliError::new(Exit::Usage, format_args!("the input for `{port}` cannot be read from {name}"))
             .caused_by(&error)
     })

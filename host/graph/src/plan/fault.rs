@@ -82,7 +82,7 @@ pub enum PlanFault {
         inputs: Box<[Repeated; 2]>,
     },
     /// An input that is given twice.
-    #[error("input `{port}` is given more than once")]
+    #[error("input `{port}` is given more than once; give it once")]
     DuplicateInput {
         /// The input.
         port: Port,

@@ -41,7 +41,7 @@ pub(super) struct Layout {
 impl Layout {
     /// Adds each step in which unrelated dimensions meet; what follows from such a step has no further fault.
     pub(super) fn of(asked: Asked<'_>, mut steps: Vec<(u32, StepId)>, faults: &mut Vec<PlanFault>) -> Self {
-        let Asked { graph, target, given, .. } = asked;
+        let Asked { graph, target, given, items } = asked;
         steps.sort_unstable();
         let mut nodes = vec![NodeId(u32::MAX); graph.steps().len()];
         for (i, (_, step)) in steps.iter().enumerate() {
@@ -66,6 +66,8 @@ impl Layout {
         let target_source = source(target);
         let target_dimension = match target_source {
             Source::Node(node) => draft.homes[node.index()],
+            // Each item is asked for as it is.
+            Source::Given(position) if items == Some(position) => draft.open_items(),
             Source::Given(_) | Source::Failed => DimensionId::ROOT,
         };
         let Draft { tree, openers, homes, opens, items_dimension, .. } = draft;

@@ -282,7 +282,7 @@ impl Run {
     fn not_a_message(&self, board: &mut Board, index: u64, fault: String) {
         let items = board.items.as_mut().expect("only a batch is fed");
         let error = ExecutionError::Item { index, port: items.start.port.clone(), fault };
-        items.start.progress.add_failed();
+        items.start.progress.add_failed(index, &error);
         items.unread += 1;
         match items.start.on_item_error {
             OnItemError::Continue => items.end(index, Some(Err(error))),
@@ -304,10 +304,10 @@ impl Run {
             Ending::Failed { root } => (Some(self.error_of(board, root)), None),
         };
         let items = board.items.as_mut().expect("only a batch has items");
-        match how {
-            Ending::Done => items.start.progress.add_done(),
-            Ending::Failed { .. } => items.start.progress.add_failed(),
-            Ending::Stopped => {}
+        match (how, &error) {
+            (Ending::Done, _) => items.start.progress.add_done(),
+            (Ending::Failed { .. }, Some(error)) => items.start.progress.add_failed(index, error),
+            (Ending::Failed { .. } | Ending::Stopped, _) => {}
         }
         let outcome = match (error, items.start.on_item_error) {
             (Some(error), OnItemError::Continue) => {

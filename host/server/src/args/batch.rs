@@ -78,7 +78,7 @@ pub(crate) enum BatchFormat {
 /// What an item that fails is to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnItemErrorArg {
-    /// It ends the batch; what came before it is written
+    /// It ends the batch; those under way are stopped, and what is done before the first of them is written
     Fail,
     /// It has a line of its own, and the others go on
     Continue,

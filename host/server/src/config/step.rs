@@ -143,10 +143,12 @@ fn retry(section: &mut Section<'_, '_>) -> RetryOptions {
 }
 
 fn rules<E: ToString>(section: &mut Section<'_, '_>, rule: fn(&str) -> Result<Match, E>) -> Reclassify {
-    Reclassify {
-        always: section.list("always", rule).unwrap_or_default(),
-        never: section.list("never", rule).unwrap_or_default(),
+    let always = section.list("always", rule).unwrap_or_default();
+    let never = section.list("never", rule).unwrap_or_default();
+    if always.iter().any(|rule| never.contains(rule)) {
+        section.fault("`always` and `never` name the same; keep it in one of them");
     }
+    Reclassify { always, never }
 }
 
 fn code(text: &str) -> Result<Match, &'static str> {

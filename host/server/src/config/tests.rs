@@ -181,6 +181,10 @@ fn a_value_that_cannot_be_is_refused_with_what_is_wanted() {
         ],
     );
     check(
+        "defaults.retry.codes = { always = ['a', 'b'], never = ['b'] }",
+        &["1: in `defaults.retry.codes`: `always` and `never` name the same; keep it in one of them"],
+    );
+    check(
         "[defaults.retry]\nbackoff = { initial = '1s', factor = 0.5 }",
         &[
             "2: `defaults.retry.backoff.factor` is wrong: it must be a number of at least 1",

@@ -3,10 +3,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use docket_graph::{Arity, Graph, Plan, Port};
+use docket_graph::{Arity, Graph, Plan, Port, Source};
 use docket_runtime::{
-    Batch, BatchOutcome, BatchRequest, ErrorKind, Every, ExecutionError, ExecutionId, Host, ItemCounts,
-    ItemSource, Request, Value,
+    Batch, BatchOutcome, BatchProgress, BatchRequest, ErrorKind, Every, ExecutionError, ExecutionId, Host,
+    ItemCounts, ItemSource, Request, Value,
 };
 use prost_reflect::MessageDescriptor;
 
@@ -96,7 +96,12 @@ impl Shape {
         let Some(items) = plan.items().filter(|items| *items == plan.result_dimension()) else {
             return Self::Once;
         };
-        let is_list = plan.target_dimension() != items || graph.arity(plan.target()) == Arity::Many;
+        let gives = match plan.target_source() {
+            Source::Node(_) => graph.arity(plan.target()),
+            // An item that is asked for is one message, however many of them a step would take.
+            Source::Given(_) | Source::Failed => Arity::One,
+        };
+        let is_list = plan.target_dimension() != items || gives == Arity::Many;
         Self::PerItem(if is_list { Arity::Many } else { Arity::One })
     }
 
@@ -206,7 +211,7 @@ impl Batching {
         }
         written?;
         match (result, stopped) {
-            (Ok(value), _) => writing.finish(session, value.as_deref(), items),
+            (Ok(value), _) => writing.finish(session, value.as_deref(), items, &progress),
             // Whoever read the results has gone away, and got what it wanted.
             (Err(ExecutionError::Cancelled), Stopped::Unwritable) => Ok(()),
             (Err(ExecutionError::Cancelled), Stopped::Signal(name)) => {
@@ -252,8 +257,14 @@ async fn end(lines: Lines, session: &mut Session, stopped: &Stopped) -> Result<(
 }
 
 impl Writing {
-    /// Writes what there is once, and says how many items failed.
-    fn finish(self, session: &Session, value: Option<&Value>, items: ItemCounts) -> Result<(), CliError> {
+    /// Writes what there is once, and says how many items failed; why the first did, where no line of its own has said it.
+    fn finish(
+        self,
+        session: &Session,
+        value: Option<&Value>,
+        items: ItemCounts,
+        progress: &BatchProgress,
+    ) -> Result<(), CliError> {
         if let (Self::Once { message, format }, Some(value)) = (&self, value) {
             session.console.show(&output::write_as(*format, message, value)?)?;
         }
@@ -263,7 +274,15 @@ impl Writing {
             (1, 1) => "the one item failed".to_owned(),
             _ => format!("{failed} of {read} items failed"),
         };
-        Err(CliError::new(Exit::Failed, failed))
+        let error = CliError::new(Exit::Failed, failed);
+        let first = match self {
+            Self::Once { .. } => progress.first_failed(),
+            Self::PerItem(_) => None,
+        };
+        Err(match first {
+            Some(first) => error.caused_by(&first.error),
+            None => error,
+        })
     }
 }
 

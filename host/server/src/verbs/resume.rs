@@ -84,6 +84,13 @@ struct Line<'a> {
     error: Option<String>,
 }
 
+/// What one of all executions gave.
+enum OneOfAll {
+    Value(Readable),
+    /// It is a batch, which is gone on with alone.
+    Batch(ItemSource),
+}
+
 impl Resuming {
     async fn one(
         &self,
@@ -117,12 +124,16 @@ impl Resuming {
         for id in &ids {
             let line = match self.one_of_all(session, id, ending).await {
                 Err(error) if error.exit() == Exit::Interrupted => return Err(error),
-                Ok(None) => {
-                    let store = self.door.option();
-                    tracing::warn!(target: HOST, "execution `{id}` is a batch, whose results are many: go on with it by `docket-host resume {id}{store}`");
+                Ok(OneOfAll::Batch(source)) => {
+                    let again = match source {
+                        ItemSource::File(_) => Some(""),
+                        ItemSource::Stream => None,
+                    };
+                    let way_on = way_on(id, &self.door, again);
+                    tracing::warn!(target: HOST, "execution `{id}` is a batch, whose results are many; to go on with it: {way_on}");
                     continue;
                 }
-                Ok(Some(output)) => {
+                Ok(OneOfAll::Value(output)) => {
                     Line { execution_id: id.as_str(), outcome: "done", output: Some(output), error: None }
                 }
                 Err(error) => {
@@ -147,10 +158,10 @@ impl Resuming {
         session: &mut Session,
         id: &ExecutionId,
         ending: EndingArgs,
-    ) -> Result<Option<Readable>, CliError> {
+    ) -> Result<OneOfAll, CliError> {
         let Ready { host, target, batch } = self.ready(session, id).await?;
-        if batch.is_some() {
-            return Ok(None);
+        if let Some(Again { batch, .. }) = batch {
+            return Ok(OneOfAll::Batch(batch.source));
         }
         let value = match self.carry(session, &host, id, ending).await {
             Ok(carried) => carried.value(&host),
@@ -159,7 +170,7 @@ impl Resuming {
         // The store stays open for the next one.
         let _ = host.clone().shutdown(std::time::Duration::ZERO).await;
         let value = value?;
-        output::readable(output::message(host.graph(), &target), &value).map(Some)
+        output::readable(output::message(host.graph(), &target), &value).map(OneOfAll::Value)
     }
 
     /// Goes on with a batch: its items are read again from their file, and its results written from the first.

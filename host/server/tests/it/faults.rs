@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{demo, folder, guests, run};
+use crate::support::{command, demo, ended, folder, guests, run};
 
 /// A command over the demonstration guests ends with a code and exactly this on stderr.
 fn check(args: &[&str], code: i32, error: &str) {
@@ -23,8 +23,19 @@ fn an_input_that_does_not_fit_is_refused_with_its_port_and_field() {
     run(r#"{"id":"#, "is not JSON: EOF while parsing a value at line 1 column 6");
     run(r#"{} {}"#, "is not JSON: trailing characters at line 1 column 4");
     run("[]", "is a list, but its steps take one `example.v1.UserID`; give one JSON object");
+    let marked = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(marked.path(), "\u{feff}{\"id\":\"user-456\"}").unwrap();
+    let marked = format!("@{}", marked.path().display());
+    let ended = demo(&["run", "--output", "example.v1.UserProfile", "--input", &marked]);
+    assert_eq!((ended.code, &*ended.err), (Some(0), ""));
+    run("user.json", "is not JSON: expected value at line 1 column 1; to read a file, write `@FILE`");
+    let two = ["run", "--input", "example.v1.UserProfile={\"name\":1}", "--input", "example.v1.UserID=5"];
+    let both = "error: 2 faults in the inputs:\n  \
+                the input for `example.v1.UserProfile` is wrong: at `name`: invalid type: integer `1`, expected a string\n  \
+                the input for `example.v1.UserID` is wrong: invalid type: integer `5`, expected an object";
+    check(&two, 2, both);
     let nested = r#"example.v1.EnrichedUser={"activity":{"loginCount":"many"}}"#;
-    let error = "error: the input for `example.v1.EnrichedUser` is wrong: at `activity.loginCount`: invalid digit found in string";
+    let error = "error: the input for `example.v1.EnrichedUser` is wrong: at `activity.loginCount`: this is not a whole number";
     check(&["run", "--input", nested], 2, error);
     let nested = r#"example.v1.EnrichedUser={"activity":{"loginCuont":1}}"#;
     let ended = demo(&["run", "--input", nested]);
@@ -74,6 +85,21 @@ fn a_command_line_that_is_wrong_ends_with_2() {
         let ended = demo(args);
         assert_eq!((ended.code, &*ended.out), (Some(2), ""), "{args:?}: {}", ended.err);
     }
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_none() {
+    let ask = |args: &[&str]| {
+        let mut command = command(&guests(), args);
+        let empty = ["DOCKET_MODULE_DIR", "DOCKET_STORE", "RUST_LOG"].map(|name| (name, ""));
+        ended(command.envs(empty).spawn().unwrap())
+    };
+    let args = ["run", "--output", "example.v1.UserProfile", "--format", "ndjson"];
+    let answer = "{\"name\":\"Alice\",\"email\":\"alice@example.com\"}\n";
+    let found = ask(&args);
+    assert_eq!((found.code, &*found.out, &*found.err), (Some(0), answer, ""));
+    // What is typed counts as it is typed.
+    assert_eq!(ask(&["validate", "--module-dir", ""]).code, Some(2));
 }
 
 #[test]
