@@ -301,11 +301,14 @@ impl Place<'_> {
                 Some(called) if !waited && called.ended.duration_since(slice) <= TICK / 2 => {
                     now = called.ended;
                     ended = Some((turn, called));
-                    had = taken.begun.take().filter(|_| run.may_keep_permits());
+                    had = taken.begun.take();
+                    if let Some(had) = had.take_if(|_| !run.may_keep_permits()) {
+                        run.give_up(had);
+                    }
                 }
                 called => {
                     // Before others are called, who need it.
-                    drop(taken.begun.take());
+                    taken.begun.take().into_iter().for_each(|had| run.give_up(had));
                     run.complete(turn, called);
                     return (!waited).then_some(Pace::Yield);
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use docket_graph::{Arity, Job};
+use docket_graph::{Arity, Job, NodeId};
 use futures_util::future::{AbortHandle, AbortRegistration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -70,6 +70,8 @@ pub(crate) struct Admitted<'a> {
     /// Of what batches may have.
     pub(crate) _share: Option<SemaphorePermit<'a>>,
     pub(crate) seat: Seat<'a>,
+    /// Whose attempt it is.
+    pub(crate) node: NodeId,
     pub(crate) at: Instant,
 }
 
@@ -92,6 +94,7 @@ impl Run {
         }
         if let Some(reader) = board.call_reader(now) {
             drop(board);
+            had.into_iter().for_each(|had| self.give_up(had));
             reader.wake();
             return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
         }
@@ -105,6 +108,7 @@ impl Run {
         let (soon, over) = (board.begun > 0, board.conclusion.is_some());
         let help = self.help(&mut board, lane);
         drop(board);
+        had.into_iter().for_each(|had| self.give_up(had));
         Next { taken, spawn: self.call(help), soon, over, yields: false }
     }
 
@@ -202,18 +206,39 @@ impl Run {
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
         }
-        let resting = self.resting(turn.job.node);
-        if resting.is_none()
-            && let Some(had) = had.take()
-        {
-            return Some(Admitted { at: self.began(board, turn), ..had });
+        let node = turn.job.node;
+        let resting = self.resting(node);
+        match had.take() {
+            Some(had) if self.may_have(node, &had) => {
+                return Some(Admitted { node, at: self.began(board, turn), ..had });
+            }
+            // Now, for what it holds may be what is wanted.
+            had => had.into_iter().for_each(|had| self.give_up(had)),
         }
         let share = match self.share() {
             Some(share) => Some(share.try_acquire().ok()?),
             None => None,
         };
         let seat = self.home.instances.seat_at_once(resting)?;
-        Some(Admitted { _gate: None, _share: share, seat, at: self.began(board, turn) })
+        Some(Admitted { _gate: None, _share: share, seat, node, at: self.began(board, turn) })
+    }
+
+    /// Returns whether an attempt at a node may have what one that has ended had: its permits, and its instance where that
+    /// is used again, which is no other node's ever.
+    fn may_have(&self, node: NodeId, had: &Admitted<'_>) -> bool {
+        match self.resting(node) {
+            Some(_) => had.node == node && had.seat.used.is_some(),
+            None => self.resting(had.node).is_none(),
+        }
+    }
+
+    /// Gives the permits of an attempt that has ended back, and leaves its instance to the next one at its node where it may
+    /// be used again.
+    pub(crate) fn give_up(&self, had: Admitted<'_>) {
+        match self.resting(had.node) {
+            Some((resting, node)) => resting.leave(node, had.seat),
+            None => drop(had),
+        }
     }
 
     /// Returns whether nobody waits for the permits of an attempt that has ended, so that its lane may keep them for the
