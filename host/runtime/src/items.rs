@@ -61,41 +61,60 @@ impl ItemCounts {
 #[derive(Clone, Debug, Default)]
 pub struct BatchProgress(Arc<Counters>);
 
+/// Each is written by one at a time: whoever reads the batch, or whoever has the lock of its run.
 #[derive(Debug, Default)]
 struct Counters {
+    reader: ByReader,
+    lanes: ByLanes,
+}
+
+/// What whoever reads the batch counts.
+#[derive(Debug, Default)]
+struct ByReader {
     read: AtomicU64,
+    delivered: AtomicU64,
+}
+
+/// What lanes count: apart, so that they and the reader, who count for each item, do not wait for one another's memory.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct ByLanes {
     done: AtomicU64,
     failed: AtomicU64,
-    delivered: AtomicU64,
 }
 
 impl BatchProgress {
     /// Returns how many items became what so far.
     pub fn counts(&self) -> ItemCounts {
-        let Counters { read, done, failed, delivered: _ } = &*self.0;
+        let Counters { reader, lanes } = &*self.0;
         // Read last: an item is read before it ends.
-        let (done, failed) = (done.load(Ordering::Acquire), failed.load(Ordering::Acquire));
-        ItemCounts { read: read.load(Ordering::Acquire), done, failed }
+        let (done, failed) = (lanes.done.load(Ordering::Acquire), lanes.failed.load(Ordering::Acquire));
+        ItemCounts { read: reader.read.load(Ordering::Acquire), done, failed }
     }
 
     /// Returns how many outcomes were handed out.
     pub fn delivered(&self) -> u64 {
-        self.0.delivered.load(Ordering::Acquire)
+        self.0.reader.delivered.load(Ordering::Acquire)
     }
 
     pub(crate) fn add_read(&self) {
-        self.0.read.fetch_add(1, Ordering::Release);
+        add_one(&self.0.reader.read);
     }
 
     pub(crate) fn add_done(&self) {
-        self.0.done.fetch_add(1, Ordering::Release);
+        add_one(&self.0.lanes.done);
     }
 
     pub(crate) fn add_failed(&self) {
-        self.0.failed.fetch_add(1, Ordering::Release);
+        add_one(&self.0.lanes.failed);
     }
 
     pub(crate) fn add_delivered(&self) {
-        self.0.delivered.fetch_add(1, Ordering::Release);
+        add_one(&self.0.reader.delivered);
     }
+}
+
+/// Counts one more, as the only one who counts there just now.
+fn add_one(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
 }
