@@ -694,3 +694,65 @@ async fn agrees(case: &Case) {
         assert_eq!(answered, distinct.len(), "equal items are answered once");
     }
 }
+
+/// Returns a host that has so many lanes for a batch.
+async fn with_lanes(lanes: usize) -> Host {
+    let options = HostOptions { lanes, ..options() };
+    docket_tests::host_with(&["obey"], options).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_waits_holds_up_none_of_those_that_its_lane_has_taken_with_it() {
+    let host = with_lanes(1).await;
+    for waits in [0, 1, 5, 17] {
+        let words = (0..64).map(move |n| if n == waits { "sleeps-60000".into() } else { n.to_string() });
+        let mut batch = host.batch(profiles(), told(words)).unwrap();
+        let progress = batch.progress();
+        let others = async {
+            while progress.counts().done < 63 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let taken = async { while batch.next().await.is_some() {} };
+        let ended = tokio::time::timeout(PATIENCE / 2, async {
+            tokio::select! { () = others => true, () = taken => false }
+        });
+        assert_eq!(ended.await.ok(), Some(true), "item {waits}: {:?}", progress.counts());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_begins_after_a_failure_of_what_its_lane_has_taken_with_it() {
+    let host = with_lanes(1).await;
+    for fails in [0, 3, 11, 40] {
+        let words = (0..64).map(move |n| if n == fails { "fails".into() } else { n.to_string() });
+        let (outcomes, outcome) = carried_out(&host, profiles(), told(words)).await;
+        assert_eq!(outcomes.len() as u64, fails);
+        let error = outcome.result.unwrap_err().to_string();
+        assert_eq!(error, format!("step `FetchProfile` failed for item {fails} after 1 attempt"));
+        let counts = outcome.report.steps[0].elements.unwrap();
+        assert_eq!((counts.done, counts.failed, counts.cancelled), (fails, 1, 0), "{counts:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lane_has_taken_and_not_begun_never_begins_once_another_has_failed() {
+    let host = with_lanes(2).await;
+    for round in 0..40 {
+        // What follows the first is in the same lane's hand, or under way in the other's, when the third fails there.
+        let words = (0..64).map(|n| match n {
+            // Some milliseconds for what is so long.
+            0 => "x".repeat(4 << 20),
+            1 => "sleeps-60000".to_owned(),
+            2 => "fails".to_owned(),
+            n => n.to_string(),
+        });
+        let (outcomes, outcome) = carried_out(&host, profiles(), told(words)).await;
+        let error = outcome.result.unwrap_err().to_string();
+        assert_eq!(error, "step `FetchProfile` failed for item 2 after 1 attempt", "round {round}");
+        let counts = outcome.report.steps[0].elements.unwrap();
+        assert!(outcomes.len() <= 1 && counts.failed == 1, "round {round}: {counts:?}");
+        let all = counts.done + counts.failed + counts.cancelled + counts.never_started;
+        assert_eq!(all, outcome.items.read, "round {round}: {counts:?}");
+    }
+}

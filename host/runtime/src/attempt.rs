@@ -14,7 +14,7 @@ use crate::guest_log::{LineSink, Lines, Writer};
 use crate::value::Value;
 
 /// Makes one attempt at a node's step, as the number that the turn says. What had begun it at once is left in `begun` once it
-/// has ended, unless its instance is used again.
+/// has ended, with its instance where that may be used again.
 ///
 /// # Cancel safety
 /// A dropped attempt gives back its permits and drops its instance, also one that was to be used again.
@@ -52,10 +52,10 @@ pub(crate) async fn attempt<'a>(
         again: run.resting(turn.job.node).map(|_| &mut admitted.seat.used),
     };
     let called = pin!(call::run(call)).await;
-    match run.resting(turn.job.node) {
-        Some((resting, node)) => resting.leave(node, admitted.seat),
-        None if is_at_once => *begun = Some(admitted),
-        None => {}
+    if is_at_once {
+        *begun = Some(admitted);
+    } else {
+        run.give_up(admitted);
     }
     called
 }
@@ -71,7 +71,7 @@ async fn admit<'a>(run: &'a Run, turn: Turn, code: &'a StepCode) -> Admitted<'a>
         None => None,
     };
     let seat = run.home.instances.seat(run.resting(turn.job.node)).await;
-    Admitted { _gate: gate, _share: share, seat, at: run.attempt_began(turn) }
+    Admitted { _gate: gate, _share: share, seat, node: turn.job.node, at: run.attempt_began(turn) }
 }
 
 async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {

@@ -115,6 +115,8 @@ pub struct Batch {
     /// The most items that are under way at once.
     width: u64,
     progress: BatchProgress,
+    /// How many items were brought to the run whose outcome was not handed out.
+    held: u64,
     cancelled: CancellationToken,
     form: ItemForm,
     /// What was read, where it is journaled.
@@ -229,7 +231,7 @@ impl Shared {
         };
         let items: Items = Box::pin(items.fuse());
         let (outcomes, width) = (VecDeque::new(), width as u64);
-        Ok(Batch { id, items, outcomes, width, progress, cancelled, form, seen, phase })
+        Ok(Batch { id, items, outcomes, width, progress, held: 0, cancelled, form, seen, phase })
     }
 }
 
@@ -307,12 +309,13 @@ impl Batch {
     }
 
     fn poll_run(&mut self, run: &Arc<Run>, context: &mut Context<'_>) -> Poll<Option<ItemOutcome>> {
-        let Self { items, outcomes, width, progress, form, seen, .. } = self;
+        let Self { items, outcomes, width, progress, held, form, seen, .. } = self;
         let mut has_items = !items.is_terminated();
         loop {
             // Outcomes are handed out without a look at the run, until a quarter of the places can be filled again.
-            let has_room = has_items && (progress.counts().read - progress.delivered()) * 4 <= *width * 3;
+            let has_room = has_items && *held * 4 <= *width * 3;
             if !has_room && let Some(outcome) = outcomes.pop_front() {
+                *held -= 1;
                 progress.add_delivered();
                 return Poll::Ready(Some(outcome));
             }
@@ -344,6 +347,7 @@ impl Batch {
                     Poll::Ready(None) => break,
                 }
             }
+            *held += brought.len() as u64;
             run.feed(brought.into_iter());
             if let Some(broken) = broken {
                 has_items = false;

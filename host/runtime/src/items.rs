@@ -70,52 +70,71 @@ pub struct ItemFailure {
 #[derive(Clone, Debug, Default)]
 pub struct BatchProgress(Arc<Counters>);
 
+/// Each is written by one at a time: whoever reads the batch, or whoever has the lock of its run.
 #[derive(Debug, Default)]
 struct Counters {
+    reader: ByReader,
+    lanes: ByLanes,
+}
+
+/// What whoever reads the batch counts.
+#[derive(Debug, Default)]
+struct ByReader {
     read: AtomicU64,
+    delivered: AtomicU64,
+}
+
+/// What lanes count: apart, so that they and the reader, who count for each item, do not wait for one another's memory.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct ByLanes {
     done: AtomicU64,
     failed: AtomicU64,
-    delivered: AtomicU64,
     first_failed: Mutex<Option<ItemFailure>>,
 }
 
 impl BatchProgress {
     /// Returns how many items became what so far.
     pub fn counts(&self) -> ItemCounts {
-        let Counters { read, done, failed, .. } = &*self.0;
+        let Counters { reader, lanes } = &*self.0;
         // Read last: an item is read before it ends.
-        let (done, failed) = (done.load(Ordering::Acquire), failed.load(Ordering::Acquire));
-        ItemCounts { read: read.load(Ordering::Acquire), done, failed }
+        let (done, failed) = (lanes.done.load(Ordering::Acquire), lanes.failed.load(Ordering::Acquire));
+        ItemCounts { read: reader.read.load(Ordering::Acquire), done, failed }
     }
 
     /// Returns the first of the items that failed so far, in the order of the items: where all items together have one value,
     /// nothing else says why an item is not in it.
     pub fn first_failed(&self) -> Option<ItemFailure> {
-        self.0.first_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lanes.first_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns how many outcomes were handed out.
     pub fn delivered(&self) -> u64 {
-        self.0.delivered.load(Ordering::Acquire)
+        self.0.reader.delivered.load(Ordering::Acquire)
     }
 
     pub(crate) fn add_read(&self) {
-        self.0.read.fetch_add(1, Ordering::Release);
+        add_one(&self.0.reader.read);
     }
 
     pub(crate) fn add_done(&self) {
-        self.0.done.fetch_add(1, Ordering::Release);
+        add_one(&self.0.lanes.done);
     }
 
     pub(crate) fn add_failed(&self, index: u64, error: &ExecutionError) {
-        self.0.failed.fetch_add(1, Ordering::Release);
-        let mut first = self.0.first_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        add_one(&self.0.lanes.failed);
+        let mut first = self.0.lanes.first_failed.lock().unwrap_or_else(PoisonError::into_inner);
         if first.as_ref().is_none_or(|first| index < first.index) {
             *first = Some(ItemFailure { index, error: error.clone() });
         }
     }
 
     pub(crate) fn add_delivered(&self) {
-        self.0.delivered.fetch_add(1, Ordering::Release);
+        add_one(&self.0.reader.delivered);
     }
+}
+
+/// Counts one more, as the only one who counts there just now.
+fn add_one(count: &AtomicU64) {
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
 }

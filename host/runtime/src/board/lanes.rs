@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use docket_graph::{Arity, Job};
+use docket_graph::{Arity, Job, NodeId};
 use futures_util::future::{AbortHandle, AbortRegistration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::attempts::Ended;
+use super::hand::Hand;
 use super::{Board, Run, Running, Turn};
-use crate::call::Called;
 use crate::key::ElementKey;
 use crate::reuse::Seat;
 use crate::value::Value;
@@ -62,6 +63,8 @@ pub(crate) struct Taken<'a> {
     pub(crate) key: Option<ElementKey>,
     /// Where nothing has to be waited for or looked up first, the attempt has begun already.
     pub(crate) begun: Option<Admitted<'a>>,
+    /// When that was, where the board was not told.
+    pub(crate) untold: Option<Instant>,
 }
 
 /// An attempt that has its permits and has begun.
@@ -70,42 +73,62 @@ pub(crate) struct Admitted<'a> {
     /// Of what batches may have.
     pub(crate) _share: Option<SemaphorePermit<'a>>,
     pub(crate) seat: Seat<'a>,
+    /// Whose attempt it is.
+    pub(crate) node: NodeId,
     pub(crate) at: Instant,
 }
 
 impl Run {
-    /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
+    /// Notes how the attempt that a lane was at has ended, if it was at one, with what it has in its hand, and gives it
+    /// the next; where many are ready, a handful of them.
     ///
-    /// One lock for both, and one reading of the clock, which the lane has just made: between two quick
+    /// One lock for all of this, and one reading of the clock, which the lane has just made: between two quick
     /// steps nothing else has to happen. `had` is what that attempt had, where the next may have it.
     pub(crate) fn next<'a>(
         &'a self,
         lane: Rank,
         now: Instant,
-        ended: Option<(Turn, Called)>,
+        ended: Option<Ended>,
         mut had: Option<Admitted<'a>>,
+        hand: &mut Option<Box<Hand<'a>>>,
     ) -> Next<'a> {
         let mut board = self.lock();
-        board.now = now;
-        if let Some((turn, called)) = ended {
-            self.completed(&mut board, turn, Some(called));
+        self.put_down(&mut board, hand.as_deref_mut());
+        if let Some(ended) = ended {
+            self.has_ended(&mut board, ended);
         }
+        board.now = now;
         if let Some(reader) = board.call_reader(now) {
             drop(board);
+            had.into_iter().for_each(|had| self.give_up(had));
             reader.wake();
             return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
         }
-        let taken = board.take(self.plan()).map(|turn| Taken {
-            turn,
-            inputs: self.inputs(&board, turn.job),
-            key: board.frames.get(turn.job.frame).expect("it has just been taken").element_key(),
-            begun: self.admit_at_once(&mut board, turn, &mut had),
+        // Looked at before anything is taken: others are to find some, too.
+        let many = self.handful(&board);
+        let taken = board.take(self.plan()).map(|turn| {
+            let begun = self.admit_at_once(&mut board, turn, &mut had);
+            Taken { begun, ..self.taken(&board, turn) }
         });
+        if let Some(taken) = &taken
+            && taken.begun.is_some()
+            && many > 1
+        {
+            self.pick_up(&mut board, hand, taken.turn.job.node, many);
+        }
         self.ready.store(board.ready.len(), Ordering::Relaxed);
         let (soon, over) = (board.begun > 0, board.conclusion.is_some());
         let help = self.help(&mut board, lane);
         drop(board);
+        had.into_iter().for_each(|had| self.give_up(had));
         Next { taken, spawn: self.call(help), soon, over, yields: false }
+    }
+
+    /// Returns a turn with what it takes, not begun.
+    pub(super) fn taken<'a>(&self, board: &Board, turn: Turn) -> Taken<'a> {
+        let frame = board.frames.get(turn.job.frame).expect("it has just been taken");
+        let (inputs, key) = (self.inputs(board, turn.job), frame.element_key());
+        Taken { turn, inputs, key, begun: None, untold: None }
     }
 
     /// Notes that a lane is about to wait until it is called or one of its attempts ends. Returns
@@ -176,9 +199,23 @@ impl Run {
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
-    /// it is to stop already.
-    pub(crate) fn waits(&self, turn: Turn) -> Option<AbortRegistration> {
+    /// it is to stop already. What its lane has in its hand is put down, so that nothing waits for it.
+    pub(crate) fn waits<'a>(
+        &'a self,
+        turn: Turn,
+        untold: Option<Instant>,
+        hand: Option<&mut Hand<'a>>,
+    ) -> Option<AbortRegistration> {
         let mut board = self.lock();
+        if let Some(hand) = hand.filter(|hand| !hand.is_empty()) {
+            self.put_down(&mut board, Some(hand));
+            self.go_on(board);
+            board = self.lock();
+        }
+        if let Some(at) = untold {
+            board.now = at;
+            self.began(&mut board, turn);
+        }
         let Board { frames, begun, .. } = &mut *board;
         let node = frames.node_mut(self.plan(), turn.job)?;
         if !matches!(node.running, Running::Begun { stop: false }) {
@@ -202,18 +239,39 @@ impl Run {
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
         }
-        let resting = self.resting(turn.job.node);
-        if resting.is_none()
-            && let Some(had) = had.take()
-        {
-            return Some(Admitted { at: self.began(board, turn), ..had });
+        let node = turn.job.node;
+        let resting = self.resting(node);
+        match had.take() {
+            Some(had) if self.may_have(node, &had) => {
+                return Some(Admitted { node, at: self.began(board, turn), ..had });
+            }
+            // Now, for what it holds may be what is wanted.
+            had => had.into_iter().for_each(|had| self.give_up(had)),
         }
         let share = match self.share() {
             Some(share) => Some(share.try_acquire().ok()?),
             None => None,
         };
         let seat = self.home.instances.seat_at_once(resting)?;
-        Some(Admitted { _gate: None, _share: share, seat, at: self.began(board, turn) })
+        Some(Admitted { _gate: None, _share: share, seat, node, at: self.began(board, turn) })
+    }
+
+    /// Returns whether an attempt at a node may have what one that has ended had: its permits, and its instance where that
+    /// is used again, which is no other node's ever.
+    pub(super) fn may_have(&self, node: NodeId, had: &Admitted<'_>) -> bool {
+        match self.resting(node) {
+            Some(_) => had.node == node && had.seat.used.is_some(),
+            None => self.resting(had.node).is_none(),
+        }
+    }
+
+    /// Gives the permits of an attempt that has ended back, and leaves its instance to the next one at its node where it may
+    /// be used again.
+    pub(crate) fn give_up(&self, had: Admitted<'_>) {
+        match self.resting(had.node) {
+            Some((resting, node)) => resting.leave(node, had.seat),
+            None => drop(had),
+        }
     }
 
     /// Returns whether nobody waits for the permits of an attempt that has ended, so that its lane may keep them for the
