@@ -16,7 +16,7 @@ use docket_graph::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::bindings::StepModulePre;
+use crate::bindings::RunModulePre;
 use crate::grants::Grants;
 use crate::options::{Instance, Limits, OnStoreError};
 use crate::sandbox::{Given, Sandbox};
@@ -107,7 +107,7 @@ pub struct Generation {
 pub(crate) struct StepCode {
     pub(crate) name: StepName,
     pub(crate) module: Arc<str>,
-    pub(crate) pre: Arc<StepModulePre<Sandbox>>,
+    pub(crate) pre: Arc<RunModulePre<Sandbox>>,
     pub(crate) limits: Arc<Limits>,
     /// None where it is given nothing.
     pub(crate) given: Option<Arc<Given>>,
