@@ -179,17 +179,12 @@ impl Shared {
         S: Stream<Item = Result<Bytes, ItemsError>> + Send + 'static,
     {
         let BatchRequest { request, items: port, on_item_error, max_concurrency, source } = request;
-        let Request { target, inputs, execution_id, started_at, timeout } = request;
+        let Request { target, ports, mut given, execution_id, started_at, timeout } = request;
         if self.executions.is_closed() {
             return Err(RequestError::Closed);
         }
         let target = target?;
-        let mut ports = Vec::with_capacity(inputs.len() + 1);
-        let mut given = Vec::with_capacity(inputs.len() + 1);
-        for (port, value) in inputs {
-            ports.push(port?);
-            given.push(value);
-        }
+        let mut ports = ports?;
         let graph = self.home.generation.graph();
         let port = match port {
             Some(port) => port,

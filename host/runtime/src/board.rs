@@ -309,7 +309,7 @@ impl Run {
         &self.prepared.plan
     }
 
-    fn target(&self) -> &Port {
+    pub(crate) fn target(&self) -> &Port {
         self.home.generation.graph().port(self.plan().target())
     }
 

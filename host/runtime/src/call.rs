@@ -13,7 +13,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
-use crate::bindings::{StepModule, StepModulePre, raw_module, wit};
+use crate::bindings::{RunModule, RunModulePre, StepModule, raw_module, wit};
 use crate::clock::{self, ProcessorTime};
 use crate::denied::Denied;
 use crate::digest::Digest;
@@ -48,7 +48,7 @@ const LONGEST_CODE: usize = 128;
 
 /// One attempt at one step.
 pub(crate) struct Call<'a> {
-    pub(crate) pre: &'a StepModulePre<Sandbox>,
+    pub(crate) pre: &'a RunModulePre<Sandbox>,
     pub(crate) limits: &'a Limits,
     pub(crate) given: Option<&'a Arc<Given>>,
     pub(crate) invocation: Invocation<'a>,
@@ -65,7 +65,7 @@ pub(crate) struct Call<'a> {
 /// An instance that has answered, and may be called again: for the same step of the same execution.
 pub(crate) struct Used {
     store: Store<Sandbox>,
-    step: Option<StepModule>,
+    step: Option<RunModule>,
     calls: u32,
 }
 
@@ -233,7 +233,7 @@ pub(crate) enum Undescribed {
 
 /// Asks a module what it offers, in a fresh instance with nothing granted.
 pub(crate) async fn describe(
-    pre: &StepModulePre<Sandbox>,
+    pre: &RunModulePre<Sandbox>,
     digest: &Digest,
     stack: u64,
     timeout: Duration,

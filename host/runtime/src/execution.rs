@@ -112,24 +112,17 @@ impl Shared {
 
     /// Accepts a request.
     pub(crate) fn accept(self: &Arc<Self>, request: Request) -> Result<Execution, RequestError> {
-        let limit = request.timeout;
-        let (id, accepted) = self.look_at(request)?;
-        let what = What::Request(accepted);
-        Ok(Execution { id, what, limit, host: Arc::clone(self), cancelled: None })
+        let asked = Asked::of(self, request)?;
+        Ok(Execution { asked, host: Arc::clone(self) })
     }
 
     /// Checks a request, and returns it as it would be carried out.
     pub(crate) fn look_at(&self, request: Request) -> Result<(ExecutionId, Accepted), RequestError> {
-        let Request { target, inputs, execution_id, started_at, timeout: _ } = request;
+        let Request { target, ports, given, execution_id, started_at, timeout: _ } = request;
         if self.executions.is_closed() {
             return Err(RequestError::Closed);
         }
-        let mut ports = Vec::with_capacity(inputs.len() + 1);
-        let mut given = Vec::with_capacity(inputs.len());
-        for (port, value) in inputs {
-            ports.push(port?);
-            given.push(value);
-        }
+        let ports = ports?;
         let now = clock::wall_millis();
         let mut accepted =
             accepted(&self.home, target?, ports, given, started_at.map_or(now, clock::unix_millis))?;
@@ -155,7 +148,8 @@ impl Shared {
     /// Returns the execution of this id, to be gone on with.
     pub(crate) fn resume(self: &Arc<Self>, id: ExecutionId) -> Execution {
         let what = What::Recorded(Unfinished::Resume);
-        Execution { id, what, limit: None, host: Arc::clone(self), cancelled: None }
+        let asked = Asked { id, what, limit: None, cancelled: None };
+        Execution { asked, host: Arc::clone(self) }
     }
 }
 
@@ -187,7 +181,7 @@ fn accepted(
     started_at_ms: u64,
 ) -> Result<Accepted, RequestError> {
     let generation = &home.generation;
-    let prepared = generation.plan(target.clone(), &mut ports)?;
+    let (target, prepared) = generation.plan(target, &mut ports)?;
     check(generation.graph(), &prepared, &mut given)?;
     let (home, recorded) = (Arc::clone(home), Recorded::AtOnce);
     Ok(Accepted { home, prepared, target, ports, given, started_at_ms, recorded })
@@ -256,10 +250,15 @@ pub(crate) fn check(
 /// An accepted request. Runs while [`Execution::outcome`] is awaited.
 #[must_use = "an execution runs only while its outcome is awaited"]
 pub struct Execution {
+    asked: Asked,
+    host: Arc<Shared>,
+}
+
+/// What is to be carried out.
+pub(crate) struct Asked {
     id: ExecutionId,
     what: What,
     limit: Option<Duration>,
-    host: Arc<Shared>,
     cancelled: Option<CancellationToken>,
 }
 
@@ -288,13 +287,13 @@ impl Canceller {
 impl Execution {
     /// Returns the execution's id.
     pub fn id(&self) -> &ExecutionId {
-        &self.id
+        &self.asked.id
     }
 
     /// Returns whether the execution is journaled, so that it can be resumed: some step of it keeps its
     /// results.
     pub fn is_journaled(&self) -> bool {
-        match &self.what {
+        match &self.asked.what {
             What::Request(accepted) => accepted.prepared.keeps,
             What::Recorded(_) => true,
         }
@@ -302,13 +301,13 @@ impl Execution {
 
     /// Sets the deadline of the whole execution, from now on.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.limit = Some(timeout);
+        self.asked.limit = Some(timeout);
         self
     }
 
     /// Returns what stops this execution.
     pub fn canceller(&mut self) -> Canceller {
-        Canceller(self.cancelled.get_or_insert_default().clone())
+        Canceller(self.asked.cancelled.get_or_insert_default().clone())
     }
 
     /// Carries the execution out; or, where the journal has one of the same id with the same request,
@@ -321,13 +320,27 @@ impl Execution {
     /// # Cancel safety
     /// As [`Host::execute`](crate::Host::execute). A journaled execution can be resumed then.
     pub async fn outcome(self) -> Result<Outcome, RequestError> {
-        let Self { id, what, limit, host, cancelled } = self;
+        let Self { asked, host } = self;
+        pin!(asked.outcome(&host)).await
+    }
+}
+
+impl Asked {
+    /// Returns a request as it is to be carried out.
+    pub(crate) fn of(host: &Shared, request: Request) -> Result<Self, RequestError> {
+        let limit = request.timeout;
+        let (id, accepted) = host.look_at(request)?;
+        Ok(Self { id, what: What::Request(accepted), limit, cancelled: None })
+    }
+
+    /// As [`Execution::outcome`], for whoever holds the host in any case: it is not counted up and down for each.
+    pub(crate) async fn outcome(self, host: &Arc<Shared>) -> Result<Outcome, RequestError> {
+        let Self { id, what, limit, cancelled } = self;
         // Counted first: a shutdown either sees this execution or is seen by it.
         let _counted = host.executions.token();
         if host.executions.is_closed() {
             return Err(RequestError::Closed);
         }
-        let begun = Begun { id, limit, host: &host, cancelled };
         // Until it has been carried out.
         let mut outcome = Err(RequestError::Internal(String::new()));
         let ended = {
@@ -336,11 +349,11 @@ impl Execution {
             let carried = pin!(async {
                 outcome = match what {
                     What::Request(accepted) if !accepted.prepared.keeps => {
-                        let run = begun.run(accepted, None, None);
-                        Ok(pin!(begun.drive(run)).await)
+                        let under_way = begin(id, limit, accepted, (None, None));
+                        Ok(pin!(carry(host, cancelled, under_way)).await)
                     }
                     // Boxed: most executions are not journaled, and would carry its size.
-                    what => Box::pin(begun.journaled(what)).await,
+                    what => Box::pin(Begun { id, limit, host, cancelled }.journaled(what)).await,
                 };
             });
             // A task may carry out many executions: a panic in one, such as an embedder's store's, is not to end them all.
@@ -362,31 +375,44 @@ pub(crate) struct Begun<'a> {
 }
 
 impl Begun<'_> {
-    /// Returns the run of what was asked. In a function of its own, so that no future carries the request.
-    fn run(
+    /// Carries out what was asked, beside its record where there is one.
+    async fn drive(
         &self,
         accepted: Accepted,
-        journaled: Option<Arc<Keeping>>,
-        record: Option<Arc<ExecutionRecord>>,
-    ) -> Arc<Run> {
-        let Accepted { home, prepared, given, started_at_ms, .. } = accepted;
-        let (id, limit) = (self.id.clone(), self.limit);
-        Run::begin(Start { id, home, prepared, given, started_at_ms, limit, journaled, record, items: None })
+        recorded: (Option<Arc<Keeping>>, Option<Arc<ExecutionRecord>>),
+    ) -> Outcome {
+        let under_way = begin(self.id.clone(), self.limit, accepted, recorded);
+        pin!(carry(self.host, self.cancelled.clone(), under_way)).await
     }
+}
 
-    /// Carries a run to its outcome.
-    async fn drive(&self, run: Arc<Run>) -> Outcome {
-        let Self { host, cancelled, .. } = self;
-        let lost = run.record.as_deref().map(ExecutionRecord::lost);
-        let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
-        let stops = Stops { deadline, cancelled: cancelled.clone(), lost, shutdown: &host.shutdown };
-        pin!(drive(&run, stops)).await;
-        for ending in run.endings() {
-            // A task that only writes a note has nothing to say.
-            let _ = ending.await;
-        }
-        let (result, report) = run.outcome();
-        let result = result.map(|value| value.expect("only the items of a batch have results of their own"));
-        Outcome { result, report }
+/// Returns the run of what was asked, and for what it was. In a function of its own, so that no future carries the request.
+fn begin(
+    id: ExecutionId,
+    limit: Option<Duration>,
+    accepted: Accepted,
+    (journaled, record): (Option<Arc<Keeping>>, Option<Arc<ExecutionRecord>>),
+) -> (Arc<Run>, Port) {
+    let Accepted { home, prepared, target, given, started_at_ms, .. } = accepted;
+    let start = Start { id, home, prepared, given, started_at_ms, limit, journaled, record, items: None };
+    (Run::begin(start), target)
+}
+
+/// Carries a run to its outcome.
+async fn carry(
+    host: &Shared,
+    cancelled: Option<CancellationToken>,
+    (run, target): (Arc<Run>, Port),
+) -> Outcome {
+    let lost = run.record.as_deref().map(ExecutionRecord::lost);
+    let deadline = run.limit.and_then(|limit| clock::deadline(run.started, limit));
+    let stops = Stops { deadline, cancelled, lost, shutdown: &host.shutdown };
+    pin!(drive(&run, stops)).await;
+    for ending in run.endings() {
+        // A task that only writes a note has nothing to say.
+        let _ = ending.await;
     }
+    let (result, report) = run.outcome(target);
+    let result = result.map(|value| value.expect("only the items of a batch have results of their own"));
+    Outcome { result, report }
 }

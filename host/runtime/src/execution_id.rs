@@ -35,7 +35,10 @@ impl ExecutionId {
 
     /// Returns a new id that was made at this time, in milliseconds since the Unix epoch.
     pub(crate) fn at(unix_millis: u64) -> Self {
-        let id = uuid::Builder::from_unix_timestamp_millis(unix_millis, &rand::rng().random()).into_uuid();
+        // Filled at once: drawn byte by byte they cost four times as many numbers.
+        let mut random = [0; 10];
+        rand::rng().fill(&mut random);
+        let id = uuid::Builder::from_unix_timestamp_millis(unix_millis, &random).into_uuid();
         Self(Arc::from(&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())))
     }
 

@@ -16,7 +16,7 @@ use docket_graph::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::bindings::StepModulePre;
+use crate::bindings::RunModulePre;
 use crate::grants::Grants;
 use crate::options::{Instance, Limits, OnStoreError};
 use crate::sandbox::{Given, Sandbox};
@@ -43,8 +43,8 @@ pub(crate) struct Prepared {
     pub(crate) given: Box<[PortId]>,
     /// The positions of the given inputs, in the order of their ports.
     pub(crate) by_port: Box<[usize]>,
-    /// A hash of those ports.
-    pub(crate) ports: [u8; 32],
+    /// What the keys of its executions begin with: a hash of those ports, as one block that is hashed already.
+    pub(crate) key: Sha256,
 }
 
 /// Returns what [`Prepared::uses`] says.
@@ -107,7 +107,7 @@ pub struct Generation {
 pub(crate) struct StepCode {
     pub(crate) name: StepName,
     pub(crate) module: Arc<str>,
-    pub(crate) pre: Arc<StepModulePre<Sandbox>>,
+    pub(crate) pre: Arc<RunModulePre<Sandbox>>,
     pub(crate) limits: Arc<Limits>,
     /// None where it is given nothing.
     pub(crate) given: Option<Arc<Given>>,
@@ -194,20 +194,27 @@ impl Generation {
         &self.retries[step.index()]
     }
 
-    /// Returns the plan for a target and the given ports, made now or before.
-    pub(crate) fn plan(&self, target: Port, given: &mut Vec<Port>) -> Result<Arc<Prepared>, PlanErrors> {
+    /// Returns the plan for a target and the given ports, made now or before; and the target again.
+    pub(crate) fn plan(
+        &self,
+        target: Port,
+        given: &mut Vec<Port>,
+    ) -> Result<(Port, Arc<Prepared>), PlanErrors> {
         given.push(target);
         let known = self.plans().get(given.as_slice()).cloned();
         let key = known.is_none().then(|| given.clone());
         let target = given.pop().expect("pushed just above");
-        let Some(key) = key else { return Ok(known.expect("there is a key where no plan is known")) };
+        let Some(key) = key else {
+            return Ok((target, known.expect("there is a key where no plan is known")));
+        };
         let prepared = Arc::new(self.prepare(Plan::of(&self.graph, &target, given)?, given));
         let mut plans = self.plans();
         if plans.len() >= KNOWN_PLANS {
             plans.clear();
         }
         plans.insert(key, Arc::clone(&prepared));
-        Ok(prepared)
+        drop(plans);
+        Ok((target, prepared))
     }
 
     /// Returns the plan for a target and the given ports, of which the one at this position comes as items.
@@ -241,7 +248,7 @@ impl Generation {
             by_inputs: by_inputs(&plan),
             given: given.iter().map(id).collect(),
             by_port,
-            ports: ports.finalize().into(),
+            key: Sha256::new().chain_update(ports.finalize()).chain_update([0; 32]),
             plan,
         }
     }

@@ -20,7 +20,7 @@ use crate::board::Home;
 use crate::clock;
 use crate::dirs;
 use crate::engine::{MOST_INSTANCES, Metering};
-use crate::execution::{Execution, OpenStore, Shared};
+use crate::execution::{Asked, Execution, OpenStore, Shared};
 use crate::execution_id::ExecutionId;
 use crate::failure::ExecutionError;
 use crate::forecast::Forecast;
@@ -310,8 +310,8 @@ impl Host {
     /// Dropping the future cancels the execution: its instances are dropped at once, or at the end
     /// of the time slice that one of them is computing in.
     pub async fn execute(&self, request: Request) -> Result<Outcome, RequestError> {
-        let execution = self.start(request)?;
-        pin!(execution.outcome()).await
+        let asked = Asked::of(&self.0, request)?;
+        pin!(asked.outcome(&self.0)).await
     }
 
     /// Accepts a request, and returns the execution before any of it has run: it runs while its

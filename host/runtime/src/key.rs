@@ -242,17 +242,19 @@ impl RunKey {
         prepared: &Prepared,
         given: impl Iterator<Item = &'a Value>,
     ) -> Self {
-        let mut hash = Sha256::new();
-        frame(&mut hash, execution.as_str().as_bytes());
-        hash.update(prepared.ports);
+        let mut hash = prepared.key.clone();
+        let id = execution.as_str().as_bytes();
+        hash.update([u8::try_from(id.len()).expect("an id has at most 128 bytes")]);
+        hash.update(id);
         for value in given {
-            // The arity, and the number of messages behind its length: together, because each update costs.
-            let count = (value.payloads().len() as u64).to_le_bytes();
-            let mut head = [0; 17];
-            head[0] = u8::from(value.arity() == Arity::Many);
-            head[1..9].copy_from_slice(&(count.len() as u64).to_le_bytes());
-            head[9..].copy_from_slice(&count);
-            hash.update(head);
+            // Few bytes beside the messages: each block costs.
+            match value.payloads() {
+                [_] if value.arity() == Arity::One => hash.update([0]),
+                payloads => {
+                    hash.update([1]);
+                    hash.update((payloads.len() as u64).to_le_bytes());
+                }
+            }
             // Where results are kept the digests are needed anyway, and nothing is hashed twice.
             value.payloads().iter().for_each(|payload| match prepared.keeps {
                 true => frame(&mut hash, payload.digest()),

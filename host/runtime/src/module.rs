@@ -9,7 +9,7 @@ use docket_graph::{Fault, RawModule};
 use wasmtime::component::{Component, Linker};
 
 use crate::artifact::ArtifactStore;
-use crate::bindings::StepModulePre;
+use crate::bindings::{RunModulePre, StepModulePre};
 use crate::call::{self, Undescribed};
 use crate::digest::Digest;
 use crate::engine::{CORE_INSTANCES, MEMORIES, TABLES};
@@ -258,7 +258,7 @@ pub(crate) struct Module {
     pub(crate) declared: RawModule,
     /// Whether it was asked just now, and not in an earlier run of the host.
     pub(crate) described_now: bool,
-    pub(crate) pre: StepModulePre<Sandbox>,
+    pub(crate) pre: RunModulePre<Sandbox>,
     pub(crate) source: ModuleSource,
 }
 
@@ -337,7 +337,7 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// As [`Loader::load`]; a module that loads on one engine loads on the other.
-    pub(crate) fn reload(&self, module: &Module) -> Result<StepModulePre<Sandbox>, LoadFault> {
+    pub(crate) fn reload(&self, module: &Module) -> Result<RunModulePre<Sandbox>, LoadFault> {
         let component = self.component(&module.source, &module.digest)?;
         self.link(&module.name, &component)
     }
@@ -364,12 +364,15 @@ impl Loader<'_> {
         })
     }
 
-    fn link(&self, name: &Arc<str>, component: &Component) -> Result<StepModulePre<Sandbox>, LoadFault> {
+    fn link(&self, name: &Arc<str>, component: &Component) -> Result<RunModulePre<Sandbox>, LoadFault> {
         let instance = self
             .linker
             .instantiate_pre(component)
             .map_err(|error| LoadFault::Link { module: Arc::clone(name), reason: call::said(&error) })?;
-        StepModulePre::new(instance).map_err(|error| self.no_step(name, component, &error))
+        // All functions must be there, also the one that attempts have no use for.
+        let whole = StepModulePre::new(instance).map_err(|error| self.no_step(name, component, &error))?;
+        let run = RunModulePre::new(whole.instance_pre().clone());
+        run.map_err(|error| self.no_step(name, component, &error))
     }
 
     /// Returns what is wrong with a component that is no step module.

@@ -18,7 +18,10 @@ use crate::value::Value;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub(crate) target: Result<Port, PortError>,
-    pub(crate) inputs: Vec<(Result<Port, PortError>, Arc<Value>)>,
+    /// Where the inputs go, in the order in which they were given; or the first fault in that.
+    pub(crate) ports: Result<Vec<Port>, PortError>,
+    /// What is given for each of the ports.
+    pub(crate) given: Vec<Arc<Value>>,
     pub(crate) execution_id: Option<ExecutionId>,
     pub(crate) started_at: Option<SystemTime>,
     pub(crate) timeout: Option<Duration>,
@@ -41,8 +44,8 @@ impl Request {
     }
 
     fn asking(target: Result<Port, PortError>) -> Self {
-        let (inputs, execution_id, started_at, timeout) = Default::default();
-        Self { target, inputs, execution_id, started_at, timeout }
+        let (given, execution_id, started_at, timeout) = Default::default();
+        Self { target, ports: Ok(Vec::new()), given, execution_id, started_at, timeout }
     }
 
     /// Gives a message for the port of its type.
@@ -71,7 +74,12 @@ impl Request {
     }
 
     fn given(mut self, port: Result<Port, PortError>, value: Value) -> Self {
-        self.inputs.push((port, Arc::new(value)));
+        match (&mut self.ports, port) {
+            (Ok(ports), Ok(port)) => ports.push(port),
+            (Ok(_), Err(fault)) => self.ports = Err(fault),
+            (Err(_), _) => {}
+        }
+        self.given.push(Arc::new(value));
         self
     }
 

@@ -44,7 +44,7 @@ enum Phase {
 /// Something that may have come to an end, or have room.
 #[derive(Debug, Clone, Copy)]
 enum Open {
-    /// A frame, which may have passed its stage.
+    /// The frame of an element, which may have passed its stage.
     Frame(u32),
     /// The elements of a dimension within a frame.
     Series(u32, DimensionId),
@@ -211,7 +211,7 @@ impl Machine {
         frame.standing = Standing::Working;
         frame.stage = stage;
         frame.todo = wiring.work(dimension, stage);
-        if frame.todo == 0 {
+        if frame.todo == 0 && slot != ROOT {
             self.open.push(Open::Frame(slot));
         }
         for node in wiring.nodes.of_source(dimension.index()) {
@@ -394,7 +394,8 @@ impl Machine {
     fn step_forward(&mut self, slot: u32) {
         let frame = self.frames.frame_mut(slot);
         frame.todo -= 1;
-        if frame.todo == 0 {
+        // What runs once is looked at in any case.
+        if frame.todo == 0 && slot != ROOT {
             self.open.push(Open::Frame(slot));
         }
     }
@@ -421,12 +422,9 @@ impl Machine {
         turn.actions.push(Action::Finish(conclusion));
     }
 
-    /// A frame has nothing more to do in its stage.
+    /// The frame of an element has nothing more to do in its stage.
     fn pass(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let wiring = turn.wiring;
-        if slot == ROOT {
-            return;
-        }
         let element = self.frames.element(slot);
         let frame = self.frames.frame_mut(slot);
         let (parent, stage) = (frame.parent, frame.stage);

@@ -148,7 +148,7 @@ impl Begin {
             // A task that only writes a note has nothing to say.
             let _ = ending.await;
         }
-        let (result, report) = run.outcome();
+        let (result, report) = run.outcome(run.target().clone());
         let others = seen.as_ref().and_then(|seen| seen.others());
         if let (Some(held), Some(stored)) = (held, stored) {
             let is_lost = lost.is_some_and(|lost| lost.is_cancelled()) && !cancelled.is_cancelled();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use docket_graph::{Conclusion, DimensionId, FailureClass, Job, NodeId, State, StopReason};
+use docket_graph::{Conclusion, DimensionId, FailureClass, Job, NodeId, Port, State, StopReason};
 
 use super::{Board, Failed, Run};
 use crate::element::ElementPath;
@@ -35,8 +35,9 @@ impl Run {
         self.lock().conclusion.is_some()
     }
 
-    /// Returns the result and the report of a run that is over; no result where each item had its own.
-    pub(crate) fn outcome(&self) -> (Result<Option<Arc<Value>>, ExecutionError>, Report) {
+    /// Returns the result and the report of a run that is over; no result where each item had its own. `target` is
+    /// what was asked for, as the caller has it: whoever asks for one thing at a time has no count in common with others.
+    pub(crate) fn outcome(&self, target: Port) -> (Result<Option<Arc<Value>>, ExecutionError>, Report) {
         let mut board = self.lock();
         let conclusion = board.conclusion.expect("asked once the run is over");
         let result = match self.error(&board, conclusion) {
@@ -56,7 +57,7 @@ impl Run {
         let steps = self.plan().nodes().map(|(node, _)| self.step_report(&mut board, node)).collect();
         let report = Report {
             execution_id: self.id.clone(),
-            target: self.target().clone(),
+            target,
             outcome,
             error: result.as_ref().err().map(with_causes),
             started_at_ms: self.started_at_ms,

@@ -111,7 +111,7 @@ impl Begun<'_> {
                 if matches!(error, RequestError::Store(_)) && accepted.runs_without_store() =>
             {
                 tracing::warn!(%error, execution = %self.id, "the execution cannot be recorded, and runs all the same");
-                Ok(self.drive(self.run(accepted, keeping, None)).await)
+                Ok(self.drive(accepted, (keeping, None)).await)
             }
             What::Request(_) | What::Recorded(_) => Err(error),
         }
@@ -163,7 +163,7 @@ impl Begun<'_> {
         let home = Arc::clone(&accepted.home);
         let record = Arc::clone(held.record());
         let (keeping, lost) = (Arc::clone(record.keeping()), record.lost());
-        let outcome = self.drive(self.run(accepted, Some(keeping), Some(record))).await;
+        let outcome = self.drive(accepted, (Some(keeping), Some(record))).await;
         let left = self.cancelled.as_ref().is_some_and(CancellationToken::is_cancelled);
         if outcome.report.outcome == ExecutionOutcome::Cancelled && lost.is_cancelled() && !left {
             held.superseded();

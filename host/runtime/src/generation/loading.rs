@@ -11,7 +11,7 @@ use wasmtime::component::Linker;
 
 use super::{Generation, Keep, ModuleFacts, StepCode, frame};
 use crate::artifact::ArtifactStore;
-use crate::bindings::StepModulePre;
+use crate::bindings::RunModulePre;
 use crate::call::DESCRIBE_TIMEOUT;
 use crate::digest::Digest;
 use crate::engine::{self, EpochTicker, Metering, PoolSize};
@@ -188,7 +188,7 @@ impl Loading<'_> {
         let mut http = self.http_grants(&graph, &modules)?.into_iter();
         let metered = self.metered_engine(&graph, &modules)?;
         let plain_pres: Vec<_> = modules.iter().map(|module| Arc::new(module.pre.clone())).collect();
-        let mut metered_pres: Vec<Option<Arc<StepModulePre<Sandbox>>>> = vec![None; modules.len()];
+        let mut metered_pres: Vec<Option<Arc<RunModulePre<Sandbox>>>> = vec![None; modules.len()];
         let mut steps: Vec<StepCode> = Vec::new();
         let mut retries = Vec::new();
         for (_, step) in graph.steps() {
