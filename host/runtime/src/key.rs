@@ -242,7 +242,18 @@ impl RunKey {
         prepared: &Prepared,
         given: impl Iterator<Item = &'a Value>,
     ) -> Self {
-        let mut hash = prepared.key.clone();
+        // Where results are kept the digests are needed anyway, and nothing is hashed twice.
+        let part: fn(&Payload) -> &[u8] =
+            if prepared.keeps { |payload| payload.digest() } else { |payload| payload.bytes() };
+        Self::begun(prepared.key.clone(), execution, given, part)
+    }
+
+    fn begun<'a>(
+        mut hash: Sha256,
+        execution: &ExecutionId,
+        given: impl Iterator<Item = &'a Value>,
+        part: fn(&Payload) -> &[u8],
+    ) -> Self {
         let id = execution.as_str().as_bytes();
         hash.update([u8::try_from(id.len()).expect("an id has at most 128 bytes")]);
         hash.update(id);
@@ -255,11 +266,7 @@ impl RunKey {
                     hash.update((payloads.len() as u64).to_le_bytes());
                 }
             }
-            // Where results are kept the digests are needed anyway, and nothing is hashed twice.
-            value.payloads().iter().for_each(|payload| match prepared.keeps {
-                true => frame(&mut hash, payload.digest()),
-                false => frame(&mut hash, payload.bytes()),
-            });
+            value.payloads().iter().for_each(|payload| frame(&mut hash, part(payload)));
         }
         Self(hash)
     }
@@ -423,6 +430,38 @@ mod tests {
         };
         assert_ne!(workflow("one"), workflow("two"));
         assert_eq!(changed(|sample| sample.execution = "another").key(), sample().key());
+    }
+
+    #[test]
+    fn what_is_not_kept_has_another_key_in_each_execution_and_for_each_input() {
+        let one = |text: &'static str| Value::one(text);
+        let executions = [
+            ("a", vec![one("a")]),
+            ("b", vec![one("a")]),
+            ("aa", vec![one("a")]),
+            ("a", vec![]),
+            ("a", vec![one("")]),
+            ("a", vec![one("b")]),
+            ("a", vec![one("aa")]),
+            ("a", vec![one("a"), one("b")]),
+            ("a", vec![one("b"), one("a")]),
+            ("a", vec![one("ab"), one("")]),
+            ("a", vec![Value::many(["a"])]),
+            ("a", vec![Value::many(["a", "b"])]),
+            ("a", vec![Value::many(["ab"])]),
+            ("a", vec![Value::many([""; 0])]),
+            ("a", vec![Value::many([""; 0]), Value::many([""; 0])]),
+            ("a", vec![Value::many(["", ""])]),
+        ];
+        for part in [(|payload| payload.bytes()) as fn(&Payload) -> &[u8], |payload| payload.digest()] {
+            let key = |(id, given): &(&str, Vec<Value>)| {
+                let id = ExecutionId::parse(id).unwrap();
+                RunKey::begun(Sha256::new(), &id, given.iter(), part).of_step(&[0; 32])
+            };
+            let keys: std::collections::BTreeSet<_> = executions.iter().map(key).collect();
+            assert_eq!(keys.len(), executions.len());
+            assert_eq!(key(&executions[0]), key(&executions[0]));
+        }
     }
 
     #[test]
