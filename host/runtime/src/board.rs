@@ -8,7 +8,6 @@ mod kept;
 mod ending;
 mod attempts;
 mod lanes;
-mod hand;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -40,9 +39,7 @@ use crate::report::{AttemptReport, ElementCounts, MissedElement, StepOutcome};
 use crate::reuse::{Instances, Resting};
 use crate::value::Value;
 
-pub(crate) use attempts::Ended;
 use frame::{Frame, Frames};
-pub(crate) use hand::Hand;
 use items::Items;
 pub(crate) use items::{ItemsStart, Reading};
 use kept::KeptNode;
@@ -72,9 +69,6 @@ pub(crate) struct Run {
     pub(crate) plenty: Notify,
     /// How many attempts are ready, for a glance without the lock.
     ready: AtomicUsize,
-    /// How many attempts that lanes have taken were told to stop: lanes look here without the lock before they begin one that
-    /// they took with others.
-    stops: AtomicUsize,
     board: Mutex<Board>,
 }
 
@@ -179,9 +173,9 @@ enum Running {
     /// Nothing.
     #[default]
     No,
-    /// Its attempt, which is being polled for the first time, or will be when those are over that were taken with it.
+    /// Its attempt, which is being polled for the first time.
     Begun {
-        /// Whether it is to stop as soon as that returns, or not to begin.
+        /// Whether it is to stop as soon as that returns.
         stop: bool,
     },
     /// Its attempt, which waits.
@@ -276,7 +270,6 @@ impl Run {
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
-            stops: AtomicUsize::new(0),
             board: Mutex::new(Board {
                 progress,
                 ready: VecDeque::new(),
@@ -411,10 +404,7 @@ impl Run {
                 Action::Stop { job } => match &mut board.node_mut(self.plan(), job).running {
                     // Its lane will report it.
                     Running::Waiting(attempt) => attempt.abort(),
-                    Running::Begun { stop } => {
-                        *stop = true;
-                        self.stops.fetch_add(1, Ordering::Relaxed);
-                    }
+                    Running::Begun { stop } => *stop = true,
                     // No lane has taken it yet, and none will: see `take`.
                     Running::No => self.carry_on(board, job, Completion::Stopped { began: false }),
                 },

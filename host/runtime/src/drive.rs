@@ -19,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Ended, Hand, Next, Rank, Run};
+use crate::board::{Next, Rank, Run};
 use crate::clock;
 use crate::engine::TICK;
 use crate::turn::turn as take_turn;
@@ -266,35 +266,29 @@ impl Place<'_> {
     /// is no pace: the lane has gone on meanwhile.
     async fn take_turns(self, slice: Instant, mut now: Instant, idle: bool) -> Option<Pace> {
         let Self { run, helpers } = self;
-        let (mut ended, mut had, mut hand) = (None, None, None);
+        let (mut ended, mut had) = (None, None);
         loop {
-            let in_hand =
-                hand.as_mut().and_then(|hand: &mut Box<Hand<'_>>| hand.next(run, now, &mut ended, &mut had));
-            let mut taken = match in_hand {
-                Some(taken) => taken,
-                None => {
-                    let next = run.next(self.rank(), now, ended.take(), had.take(), &mut hand);
-                    let Next { taken, spawn, soon, over, yields } = next;
-                    if let Some(helpers) = helpers.filter(|_| spawn) {
-                        helpers.spawn(run);
-                    }
-                    match taken {
-                        Some(taken) => taken,
-                        None if yields => return Some(Pace::Yield),
-                        None if soon && idle && watch(run) => {
-                            now = clock::now();
-                            continue;
-                        }
-                        None => return Some(if over { Pace::Over } else { Pace::Rest }),
-                    }
+            let next = run.next(self.rank(), now, ended.take(), had.take());
+            let Next { taken, spawn, soon, over, yields } = next;
+            if let Some(helpers) = helpers.filter(|_| spawn) {
+                helpers.spawn(run);
+            }
+            let Some(mut taken) = taken else {
+                if yields {
+                    return Some(Pace::Yield);
                 }
+                if soon && idle && watch(run) {
+                    now = clock::now();
+                    continue;
+                }
+                return Some(if over { Pace::Over } else { Pace::Rest });
             };
-            let (turn, untold) = (taken.turn, taken.untold);
+            let turn = taken.turn;
             let (called, waited) = {
                 let mut attempt = pin!(take_turn(run, &mut taken));
                 match poll_fn(|context| Poll::Ready(attempt.as_mut().poll(context))).await {
                     Poll::Ready(called) => (Some(called), false),
-                    Poll::Pending => match run.waits(turn, untold, hand.as_deref_mut()) {
+                    Poll::Pending => match run.waits(turn) {
                         Some(stop) => {
                             set_aside().await;
                             (Abortable::new(attempt, stop).await.ok(), true)
@@ -303,24 +297,18 @@ impl Place<'_> {
                     },
                 }
             };
-            had = taken.begun.take();
             match called {
-                Some(called) if !waited => {
+                Some(called) if !waited && called.ended.duration_since(slice) <= TICK / 2 => {
                     now = called.ended;
-                    let is_over = now.duration_since(slice) > TICK / 2;
-                    if let Some(had) = had.take_if(|_| is_over || !run.may_keep_permits()) {
-                        // Before others are called, who need it.
+                    ended = Some((turn, called));
+                    had = taken.begun.take();
+                    if let Some(had) = had.take_if(|_| !run.may_keep_permits()) {
                         run.give_up(had);
                     }
-                    let last = Ended { turn, untold, called };
-                    if is_over {
-                        run.complete_all(last, hand.as_deref_mut());
-                        return Some(Pace::Yield);
-                    }
-                    ended = Some(last);
                 }
                 called => {
-                    had.into_iter().for_each(|had| run.give_up(had));
+                    // Before others are called, who need it.
+                    taken.begun.take().into_iter().for_each(|had| run.give_up(had));
                     run.complete(turn, called);
                     return (!waited).then_some(Pace::Yield);
                 }

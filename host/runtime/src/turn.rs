@@ -45,7 +45,7 @@ pub(crate) async fn turn<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called
 }
 
 async fn carry_out<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called {
-    let Taken { turn, inputs, key, begun, untold: _ } = taken;
+    let Taken { turn, inputs, key, begun } = taken;
     let turn = *turn;
     if !turn.delay.is_zero() {
         clock::sleep_until(clock::deadline(clock::now(), turn.delay)).await;

@@ -1,6 +1,5 @@
 //! Owns what the board is told of attempts: that one begins, how it ended, and what follows for its step. Never makes one.
 
-use std::sync::MutexGuard;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,6 @@ use docket_graph::{Completion, Job};
 use rand::RngExt as _;
 
 use super::ending::ended;
-use super::hand::Hand;
 use super::lanes::Rank;
 use super::{Board, Failed, Run, Running, Turn};
 use crate::call::{Called, Origin};
@@ -17,21 +15,6 @@ use crate::element::ElementPath;
 use crate::failure::StepFailure;
 use crate::observer::Event;
 use crate::report::{AttemptOutcome, AttemptReport, StepOutcome};
-
-/// How an attempt ended that did not wait.
-pub(crate) struct Ended {
-    pub(crate) turn: Turn,
-    /// When it began, where the board was not told.
-    pub(crate) untold: Option<Instant>,
-    pub(crate) called: Called,
-}
-
-impl Ended {
-    /// Returns whether it gave a result.
-    pub(super) fn is_good(&self) -> bool {
-        self.called.result.is_ok()
-    }
-}
 
 impl Run {
     /// Notes that an attempt has its permits and begins now; returns when that is.
@@ -72,36 +55,12 @@ impl Run {
         let mut board = self.lock();
         board.now = called.as_ref().map_or_else(clock::now, |called| called.ended);
         self.completed(&mut board, turn, called);
-        self.go_on(board);
-    }
-
-    /// Notes how the attempt ended that a lane was at, with what it has in its hand: it begins no other for now.
-    pub(crate) fn complete_all(&self, ended: Ended, hand: Option<&mut Hand<'_>>) {
-        let mut board = self.lock();
-        self.put_down(&mut board, hand);
-        self.has_ended(&mut board, ended);
-        self.go_on(board);
-    }
-
-    /// Calls whoever has something to do after a change.
-    pub(super) fn go_on(&self, mut board: MutexGuard<'_, Board>) {
         let now = board.now;
         let reader = board.call_reader(now);
         let help = self.help(&mut board, Rank::Helper);
         drop(board);
         reader.into_iter().for_each(Waker::wake);
         self.call(help);
-    }
-
-    /// Notes how an attempt ended that did not wait.
-    pub(super) fn has_ended(&self, board: &mut Board, ended: Ended) {
-        let Ended { turn, untold, called } = ended;
-        if let Some(began) = untold {
-            board.now = began;
-            self.began(board, turn);
-        }
-        board.now = called.ended;
-        self.completed(board, turn, Some(called));
     }
 
     pub(super) fn completed(&self, board: &mut Board, turn: Turn, called: Option<Called>) {

@@ -9,9 +9,8 @@ use docket_graph::{Arity, Job, NodeId};
 use futures_util::future::{AbortHandle, AbortRegistration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::attempts::Ended;
-use super::hand::Hand;
 use super::{Board, Run, Running, Turn};
+use crate::call::Called;
 use crate::key::ElementKey;
 use crate::reuse::Seat;
 use crate::value::Value;
@@ -63,8 +62,6 @@ pub(crate) struct Taken<'a> {
     pub(crate) key: Option<ElementKey>,
     /// Where nothing has to be waited for or looked up first, the attempt has begun already.
     pub(crate) begun: Option<Admitted<'a>>,
-    /// When that was, where the board was not told.
-    pub(crate) untold: Option<Instant>,
 }
 
 /// An attempt that has its permits and has begun.
@@ -79,56 +76,40 @@ pub(crate) struct Admitted<'a> {
 }
 
 impl Run {
-    /// Notes how the attempt that a lane was at has ended, if it was at one, with what it has in its hand, and gives it
-    /// the next; where many are ready, a handful of them.
+    /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
     ///
-    /// One lock for all of this, and one reading of the clock, which the lane has just made: between two quick
+    /// One lock for both, and one reading of the clock, which the lane has just made: between two quick
     /// steps nothing else has to happen. `had` is what that attempt had, where the next may have it.
     pub(crate) fn next<'a>(
         &'a self,
         lane: Rank,
         now: Instant,
-        ended: Option<Ended>,
+        ended: Option<(Turn, Called)>,
         mut had: Option<Admitted<'a>>,
-        hand: &mut Option<Box<Hand<'a>>>,
     ) -> Next<'a> {
         let mut board = self.lock();
-        self.put_down(&mut board, hand.as_deref_mut());
-        if let Some(ended) = ended {
-            self.has_ended(&mut board, ended);
-        }
         board.now = now;
+        if let Some((turn, called)) = ended {
+            self.completed(&mut board, turn, Some(called));
+        }
         if let Some(reader) = board.call_reader(now) {
             drop(board);
             had.into_iter().for_each(|had| self.give_up(had));
             reader.wake();
             return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
         }
-        // Looked at before anything is taken: others are to find some, too.
-        let many = self.handful(&board);
-        let taken = board.take(self.plan()).map(|turn| {
-            let begun = self.admit_at_once(&mut board, turn, &mut had);
-            Taken { begun, ..self.taken(&board, turn) }
+        let taken = board.take(self.plan()).map(|turn| Taken {
+            turn,
+            inputs: self.inputs(&board, turn.job),
+            key: board.frames.get(turn.job.frame).expect("it has just been taken").element_key(),
+            begun: self.admit_at_once(&mut board, turn, &mut had),
         });
-        if let Some(taken) = &taken
-            && taken.begun.is_some()
-            && many > 1
-        {
-            self.pick_up(&mut board, hand, taken.turn.job.node, many);
-        }
         self.ready.store(board.ready.len(), Ordering::Relaxed);
         let (soon, over) = (board.begun > 0, board.conclusion.is_some());
         let help = self.help(&mut board, lane);
         drop(board);
         had.into_iter().for_each(|had| self.give_up(had));
         Next { taken, spawn: self.call(help), soon, over, yields: false }
-    }
-
-    /// Returns a turn with what it takes, not begun.
-    pub(super) fn taken<'a>(&self, board: &Board, turn: Turn) -> Taken<'a> {
-        let frame = board.frames.get(turn.job.frame).expect("it has just been taken");
-        let (inputs, key) = (self.inputs(board, turn.job), frame.element_key());
-        Taken { turn, inputs, key, begun: None, untold: None }
     }
 
     /// Notes that a lane is about to wait until it is called or one of its attempts ends. Returns
@@ -199,23 +180,9 @@ impl Run {
     }
 
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
-    /// it is to stop already. What its lane has in its hand is put down, so that nothing waits for it.
-    pub(crate) fn waits<'a>(
-        &'a self,
-        turn: Turn,
-        untold: Option<Instant>,
-        hand: Option<&mut Hand<'a>>,
-    ) -> Option<AbortRegistration> {
+    /// it is to stop already.
+    pub(crate) fn waits(&self, turn: Turn) -> Option<AbortRegistration> {
         let mut board = self.lock();
-        if let Some(hand) = hand.filter(|hand| !hand.is_empty()) {
-            self.put_down(&mut board, Some(hand));
-            self.go_on(board);
-            board = self.lock();
-        }
-        if let Some(at) = untold {
-            board.now = at;
-            self.began(&mut board, turn);
-        }
         let Board { frames, begun, .. } = &mut *board;
         let node = frames.node_mut(self.plan(), turn.job)?;
         if !matches!(node.running, Running::Begun { stop: false }) {
@@ -258,7 +225,7 @@ impl Run {
 
     /// Returns whether an attempt at a node may have what one that has ended had: its permits, and its instance where that
     /// is used again, which is no other node's ever.
-    pub(super) fn may_have(&self, node: NodeId, had: &Admitted<'_>) -> bool {
+    fn may_have(&self, node: NodeId, had: &Admitted<'_>) -> bool {
         match self.resting(node) {
             Some(_) => had.node == node && had.seat.used.is_some(),
             None => self.resting(had.node).is_none(),
