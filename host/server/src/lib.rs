@@ -28,8 +28,6 @@ mod verbs;
 
 use std::ffi::OsString;
 
-use clap::Parser as _;
-
 pub use console::Console;
 pub use exit::Exit;
 

@@ -237,7 +237,7 @@ async fn opened_spoilt(path: &Path, records: &[Record]) -> Result<(), StoreError
         if !matches!(&opened, Err(error) if error.kind() == StoreErrorKind::InUse) {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        std::thread::sleep(Duration::from_millis(10));
         opened = SledStore::open(path);
     }
     let store = opened?;
