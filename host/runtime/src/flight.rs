@@ -2,7 +2,8 @@
 //! the others wait for what comes of it. Never asks a store, never computes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use docket_store::RecordKey;
 use tokio::sync::watch;
@@ -21,12 +22,12 @@ pub(crate) enum Landing {
     Left,
 }
 
-/// The flights of one process.
+/// The flights of one process: each key that somebody leads, and whom to tell where somebody follows.
 #[derive(Clone, Default)]
-pub(crate) struct Flights(Arc<Mutex<HashMap<RecordKey, Weak<Shared>>>>);
+pub(crate) struct Flights(Arc<Mutex<HashMap<RecordKey, Option<Followed>>>>);
 
 /// `None` while the leader is at it.
-type Shared = watch::Sender<Option<Landing>>;
+type Followed = watch::Sender<Option<Landing>>;
 
 /// The part of a caller in a flight.
 pub(crate) enum Role {
@@ -40,37 +41,43 @@ pub(crate) enum Role {
 pub(crate) struct Lead {
     flights: Flights,
     key: RecordKey,
-    shared: Arc<Shared>,
+    landed: bool,
 }
 
 impl Flights {
     /// Joins the flight for a key: as its leader, if there is none.
     pub(crate) fn join(&self, key: &RecordKey) -> Role {
-        let mut flights = self.lock();
-        if let Some(shared) = flights.get(key).and_then(Weak::upgrade) {
-            return Role::Follower(shared.subscribe());
+        match self.lock().entry(key.clone()) {
+            Entry::Occupied(mut flight) => {
+                // Most are never followed, and need nothing by which to tell.
+                let followed = flight.get_mut().get_or_insert_with(|| watch::Sender::new(None));
+                Role::Follower(followed.subscribe())
+            }
+            Entry::Vacant(free) => {
+                free.insert(None);
+                Role::Leader(Lead { flights: self.clone(), key: key.clone(), landed: false })
+            }
         }
-        let shared = Arc::new(watch::Sender::new(None));
-        flights.insert(key.clone(), Arc::downgrade(&shared));
-        Role::Leader(Lead { flights: self.clone(), key: key.clone(), shared })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RecordKey, Weak<Shared>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RecordKey, Option<Followed>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Lead {
     /// Ends the flight: everyone who follows gets this, and whoever comes later begins anew.
-    pub(crate) fn land(self, landing: Landing) {
+    pub(crate) fn land(mut self, landing: Landing) {
         self.leave(landing);
     }
 
-    fn leave(&self, landing: Landing) {
-        let mut flights = self.flights.lock();
-        if self.shared.borrow().is_none() {
-            self.shared.send_replace(Some(landing));
-            flights.remove(&self.key);
+    fn leave(&mut self, landing: Landing) {
+        if std::mem::replace(&mut self.landed, true) {
+            return;
+        }
+        let followed = self.flights.lock().remove(&self.key).flatten();
+        if let Some(followed) = followed {
+            followed.send_replace(Some(landing));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Owns the store on one machine's disk for one process: sled 0.34.7 behind the guards that it needs.
-//! Everything that is written goes through one [`writer`] into the [`log`], and from there, many
+//! Everything that is written goes through the [`writer`] into the [`log`], and from there, many
 //! batches at once, into sled's tree ([`merge`]); reads look at what the tree has not yet ([`overlay`])
 //! and then at the tree. Never shared by processes: whoever comes second is told who holds it.
 //!
-//! What sled does not do and is done here: it does not sync (the [`writer`] and [`merge`] do), it never gives back
+//! What sled does not do and is done here: it does not sync ([`syncing`] and [`merge`] do), it never gives back
 //! the space of values above 128 KiB ([`layout`] cuts them), it does not sync the directory it makes
 //! and cannot tell a held lock from other failures ([`opening`]), and each key costs it memory for
 //! good ([`lists`]).
@@ -17,6 +17,8 @@ mod overlay;
 mod log;
 mod common;
 mod merge;
+mod ready;
+mod syncing;
 mod writer;
 mod opening;
 mod recovery;
@@ -41,8 +43,9 @@ use lists::Tails;
 use merge::Merger;
 use opening::DataFiles;
 pub(crate) use opening::attached;
+use ready::{ReadyBatch, ReadyWrite};
 use tally::Tally;
-use writer::{Beginning, Command, ReadyBatch, ReadyWrite, Writer};
+use writer::{Beginning, Command, Writer};
 
 /// The largest body of a record here, in bytes. While one is written nobody reads: some tens of
 /// milliseconds for each 10 MiB.
@@ -137,13 +140,15 @@ impl SledStore {
 
     /// Tells the writer something, and waits for the answer.
     async fn told(&self, command: impl FnOnce(common::Answer) -> Command + Send) -> Result<(), StoreError> {
-        self.0.read(|_| Ok(()))?;
-        let commands = self.0.writer.commands().ok_or_else(closed)?;
         let (answer, answered) = oneshot::channel();
-        let sent = commands.send(command(answer)).await;
-        drop(commands);
+        if !self.0.writer.send(command(answer)).await {
+            return Err(self.0.common.broken.get().cloned().unwrap_or_else(closed));
+        }
+        self.answered(answered).await
+    }
+
+    async fn answered(&self, answered: oneshot::Receiver<Result<(), StoreError>>) -> Result<(), StoreError> {
         let broken = || self.0.common.broken.get().cloned();
-        sent.map_err(|_| broken().unwrap_or_else(closed))?;
         answered.await.unwrap_or_else(|_| Err(broken().unwrap_or_else(gave_up)))
     }
 
@@ -219,15 +224,25 @@ impl Store for SledStore {
         }
         let ready = |writes: Vec<Write>| writes.into_iter().map(ReadyWrite::of).collect();
         let writes: Vec<ReadyWrite> = if bytes < LONG_BYTES {
-            ready(writes)
+            self.0.read(|_| Ok(()))?;
+            match self.0.writer.write_at_once(ready(writes)) {
+                Ok(written) if sync == Sync::Later || written.is_err() => return written,
+                Ok(_) => {
+                    let (answer, answered) = oneshot::channel();
+                    self.0.writer.sync(answer);
+                    return self.answered(answered).await;
+                }
+                Err(writes) => writes,
+            }
         } else {
-            self.blocking(move |_| Ok(ready(writes))).await?
+            self.blocking(move |inner| inner.read(|_| Ok(ready(writes)))).await?
         };
         self.told(|answer| Command::Write(ReadyBatch { writes, sync, answer })).await
     }
 
     async fn scan(&self, query: &Query, limit: usize) -> Result<Page, StoreError> {
         if !self.0.common.overlay.is_empty() {
+            self.0.read(|_| Ok(()))?;
             self.told(Command::List).await?;
         }
         let query = query.clone();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use docket_graph::{Persistence, Scope};
+use docket_graph::{Persistence, Port, Scope};
 use docket_runtime::{EpochTicker, Host, HostOptions, Keeping, Request, StepOptions, StepOutcome, Value};
 use docket_store::{Filter, Kind, MemoryStore, Query, SledStore, SqliteStore, Store};
 use docket_tests::fixture;
@@ -60,7 +60,14 @@ fn request(message: Vec<u8>) -> Request {
 
 /// Commits records in groups as one thread can: batch, flush, fdatasync; each writer waits for its own.
 struct Bare {
-    commits: mpsc::Sender<(Vec<u8>, tokio::sync::oneshot::Sender<()>)>,
+    commits: mpsc::Sender<Commit>,
+}
+
+/// Records by their keys, whether they are to survive the loss of power, and who waits for it.
+struct Commit {
+    records: Vec<(Vec<u8>, Vec<u8>)>,
+    synced: bool,
+    answer: tokio::sync::oneshot::Sender<()>,
 }
 
 impl Bare {
@@ -68,61 +75,103 @@ impl Bare {
         let db =
             sled::Config::new().path(dir).cache_capacity(64 << 20).open().expect("a directory of its own");
         let file = File::open(dir.join("db")).expect("sled's file");
-        let (commits, waiting) = mpsc::channel::<(Vec<u8>, tokio::sync::oneshot::Sender<()>)>();
+        let (commits, waiting) = mpsc::channel::<Commit>();
         std::thread::spawn(move || {
             while let Ok(first) = waiting.recv() {
                 let mut batch = sled::Batch::default();
                 let mut answers = Vec::new();
-                for (record, answer) in std::iter::once(first).chain(waiting.try_iter()) {
-                    batch.insert(&record[..32], &record[..]);
-                    answers.push(answer);
+                for Commit { records, synced, answer } in std::iter::once(first).chain(waiting.try_iter()) {
+                    records.into_iter().for_each(|(key, record)| batch.insert(key, record));
+                    answers.push((synced, answer));
                 }
                 db.apply_batch(batch).expect("sled writes");
-                db.flush().expect("sled flushes");
-                file.sync_data().expect("the disk syncs");
-                for answer in answers {
-                    // Nobody leaves before the answer.
-                    let _ = answer.send(());
+                let (to_sync, written) = answers.into_iter().partition(|(synced, _)| *synced);
+                let answer = |answers: Vec<(bool, tokio::sync::oneshot::Sender<()>)>| {
+                    for (_, answer) in answers {
+                        // Nobody leaves before the answer.
+                        let _ = answer.send(());
+                    }
+                };
+                answer(written);
+                if !to_sync.is_empty() {
+                    db.flush().expect("sled flushes");
+                    file.sync_data().expect("the disk syncs");
+                    answer(to_sync);
                 }
             }
         });
         Self { commits }
     }
 
-    async fn commit(&self, record: Vec<u8>) {
+    async fn commit(&self, records: Vec<(Vec<u8>, Vec<u8>)>, synced: bool) {
         let (answer, done) = tokio::sync::oneshot::channel();
-        self.commits.send((record, answer)).expect("the thread waits");
+        self.commits.send(Commit { records, synced, answer }).expect("the thread waits");
         done.await.expect("every commit is answered");
     }
 }
 
-/// What a floor does: bare commits alone, or one bare call of a guest before each.
+/// What a floor keeps.
+#[derive(Clone, Copy)]
+pub(crate) enum Keeps {
+    /// One record, safe.
+    Record,
+    /// What is promised of a kept result: a claim before the call, and in its place the result, safe.
+    Result,
+    /// The same, and a note of the step.
+    Step,
+    /// The same, and the record of an execution, before the call and after it.
+    Execution,
+}
+
+/// What a floor does: bare commits alone, or one bare call of a guest for each.
 #[derive(Clone)]
 struct Floor {
     bare: Arc<Bare>,
     call: Option<(Arc<Raw>, &'static str, usize)>,
+    keeps: Keeps,
+}
+
+/// A head and a value, about as long as Docket's.
+fn record() -> Vec<u8> {
+    let mut record = fresh();
+    record.resize(568, 7);
+    record
 }
 
 impl Floor {
-    async fn record(&self) {
+    async fn keep(&self) {
+        // A key as good as a hash, as that of a result is; the others go by time.
+        let result = spread().to_vec();
+        let [execution, note] = [b'e', b's'].map(|kind| [&[kind], &fresh()[..]].concat());
+        match self.keeps {
+            Keeps::Record => {}
+            Keeps::Result | Keeps::Step => self.bare.commit(vec![(result.clone(), record())], false).await,
+            Keeps::Execution => {
+                let begun = vec![(execution.clone(), record()), (result.clone(), record())];
+                self.bare.commit(begun, false).await;
+            }
+        }
         if let Some((raw, step, inputs)) = &self.call {
             let message = fresh();
             raw.call(step, &vec![&message[..]; *inputs]).await;
         }
-        // A key as good as a hash, as that of a result is, then a head and a value, about as long as Docket's.
-        let mut record = spread().to_vec();
-        record.extend(fresh());
-        record.resize(600, 7);
-        self.bare.commit(record).await;
+        let mut made = vec![(result, record())];
+        if let Keeps::Step = self.keeps {
+            made.push((note.clone(), record()));
+        }
+        self.bare.commit(made, true).await;
+        if let Keeps::Execution = self.keeps {
+            self.bare.commit(vec![(execution, record()), (note, record())], false).await;
+        }
     }
 
-    /// Makes so many records by 64 tasks; returns how many that is in a second.
-    fn rate(&self, runtime: &tokio::runtime::Runtime, records: usize) -> f64 {
-        rate(runtime, records, |task| {
+    /// Makes so many commits by 64 tasks; returns how many that is in a second.
+    fn rate(&self, runtime: &tokio::runtime::Runtime, commits: usize) -> f64 {
+        rate(runtime, commits, |task| {
             let floor = self.clone();
             async move {
-                for _ in (task..records).step_by(TASKS) {
-                    floor.record().await;
+                for _ in (task..commits).step_by(TASKS) {
+                    floor.keep().await;
                 }
             }
         })
@@ -162,23 +211,27 @@ pub(crate) fn settled(
     [acknowledged, began.elapsed()].map(|time| much as f64 / time.as_secs_f64())
 }
 
-/// Compares rates of durable work with both floors.
+/// Compares rates of durable work with its floors: the same work by bare calls and bare commits, those commits
+/// alone, and commits of one record.
 pub(crate) fn rows(
     runtime: &tokio::runtime::Runtime,
-    what: [&'static str; 3],
-    records: usize,
+    what: [&'static str; 4],
+    (much, keeps): (usize, Keeps),
     call: (&str, &'static str, usize),
     docket: &mut dyn FnMut() -> [f64; 2],
 ) -> Vec<Row> {
     let (guest, step, inputs) = call;
-    let dirs = [(); 2].map(|()| tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory"));
+    let dirs = [(); 3].map(|()| tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory"));
     let raw = Arc::new(Raw::new(&our_settings(), &fixture(guest)));
     let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    let [one, two, three] = dirs.each_ref().map(|dir| Arc::new(Bare::on(dir.path())));
+    let call = Some((raw, step, inputs));
     let floors = [
-        Floor { bare: Arc::new(Bare::on(dirs[0].path())), call: None },
-        Floor { bare: Arc::new(Bare::on(dirs[1].path())), call: Some((raw, step, inputs)) },
+        Floor { bare: one, call: None, keeps: Keeps::Record },
+        Floor { bare: two, call: None, keeps },
+        Floor { bare: three, call, keeps },
     ];
-    let [commits, calls] = floors.each_ref().map(|floor| || floor.rate(runtime, records));
+    let [commits, same, calls] = floors.each_ref().map(|floor| || floor.rate(runtime, much));
     let mut settled = Vec::new();
     let mut docket = || {
         let [acknowledged, all] = docket();
@@ -191,7 +244,8 @@ pub(crate) fn rows(
         std::thread::sleep(FLUSHED);
         rustix::fs::syncfs(&disk).expect("the disk syncs");
     };
-    let [acknowledged, commits, calls] = rounds([&mut docket, &mut { commits }, &mut { calls }], rest);
+    let sides: [&mut dyn FnMut() -> f64; 4] = [&mut docket, &mut { commits }, &mut { same }, &mut { calls }];
+    let [acknowledged, commits, same, calls] = rounds(sides, rest);
     // Without the round that warms up.
     settled.remove(0);
     let row = |what: &'static str, rates: &[f64], floor: &[f64], goal: &'static str| Row {
@@ -202,9 +256,10 @@ pub(crate) fn rows(
         goal,
     };
     vec![
-        row(what[0], &acknowledged, &commits, ">= 0.80"),
-        row(what[1], &acknowledged, &calls, ""),
-        row(what[2], &settled, &commits, ""),
+        row(what[0], &acknowledged, &calls, ">= 0.80"),
+        row(what[1], &acknowledged, &same, ""),
+        row(what[2], &acknowledged, &commits, ""),
+        row(what[3], &settled, &commits, ""),
     ]
 }
 
@@ -242,7 +297,7 @@ pub(crate) fn endless() {
 pub(crate) fn endless_commits() {
     let runtime = runtime(2);
     let dir = tempfile::tempdir_in(docket_tests::target_dir()).expect("a directory");
-    let floor = Floor { bare: Arc::new(Bare::on(dir.path())), call: None };
+    let floor = Floor { bare: Arc::new(Bare::on(dir.path())), call: None, keeps: Keeps::Record };
     println!("{:.0}/s", floor.rate(&runtime, TASKS * 600));
 }
 
@@ -256,11 +311,51 @@ pub(crate) fn durable() -> Vec<Row> {
     };
     let mut docket = || settled(&runtime, &*store, TASKS * EACH, work);
     let what = [
-        "durable executions of one step, 64 in flight on sled, against bare commits",
-        "  against bare commits with one bare wasmtime call for each",
-        "  with the time in which sled takes what is left, against bare commits",
+        "durable executions of one step, 64 in flight on sled, against bare calls and commits",
+        "  against the same commits without a call",
+        "  against commits of one record alone",
+        "  the same, with the time in which sled takes what is left",
     ];
-    rows(&runtime, what, TASKS * EACH, ("bench_echo", "Echo", 1), &mut docket)
+    rows(&runtime, what, (TASKS * EACH, Keeps::Execution), ("bench_echo", "Echo", 1), &mut docket)
+}
+
+/// One execution of a wide graph whose steps are all kept, each time it is called.
+struct Wide {
+    host: Host,
+    target: Port,
+    given: Port,
+    steps: usize,
+}
+
+impl Wide {
+    fn on(runtime: &tokio::runtime::Runtime, store: Arc<dyn Store>) -> Self {
+        let builder = Host::builder().options(kept(Scope::Workflow)).store(store);
+        let builder = builder.module("bench_layers", fixture("bench_layers"));
+        let host = runtime.block_on(builder.build()).expect("a host");
+        let (target, given) = (port("example.v1.UserProfile"), port("example.v1.UserProfile#in"));
+        let steps = host.plan(&target, std::slice::from_ref(&given)).expect("a plan").len();
+        Self { host, target, given, steps }
+    }
+
+    fn execute(&self, runtime: &tokio::runtime::Runtime) {
+        let request = Request::new(self.target.clone()).value(self.given.clone(), Value::one(fresh()));
+        let outcome = runtime.block_on(self.host.execute(request)).expect("a good request");
+        assert!(outcome.result.is_ok());
+        let made = |step: &docket_runtime::StepReport| step.outcome == StepOutcome::Done;
+        assert!(outcome.report.steps.iter().all(made), "a step that was found is not what is measured");
+    }
+}
+
+/// Many executions of a wide graph, for a profiler.
+pub(crate) fn endless_graph() {
+    let runtime = runtime(2);
+    let (_dir, store) = sled();
+    let wide = Wide::on(&runtime, store);
+    for _ in 0..20 {
+        let began = Instant::now();
+        wide.execute(&runtime);
+        println!("{:.0} steps a second", wide.steps as f64 / began.elapsed().as_secs_f64());
+    }
 }
 
 /// Executions of many kept steps each, all of them at once: the steps of a layer commit together. Each
@@ -268,28 +363,17 @@ pub(crate) fn durable() -> Vec<Row> {
 pub(crate) fn durable_graph() -> Vec<Row> {
     let runtime = runtime(2);
     let (_dir, store) = sled();
-    let options = kept(Scope::Workflow);
-    let builder = Host::builder()
-        .options(options)
-        .store(Arc::clone(&store))
-        .module("bench_layers", fixture("bench_layers"));
-    let host = runtime.block_on(builder.build()).expect("a host");
-    let (target, given) = (port("example.v1.UserProfile"), port("example.v1.UserProfile#in"));
-    let steps = host.plan(&target, std::slice::from_ref(&given)).expect("a plan").len();
-    let work = || {
-        let request = Request::new(target.clone()).value(given.clone(), Value::one(fresh()));
-        let outcome = runtime.block_on(host.execute(request)).expect("a good request");
-        assert!(outcome.result.is_ok());
-        let made = |step: &docket_runtime::StepReport| step.outcome == StepOutcome::Done;
-        assert!(outcome.report.steps.iter().all(made), "a step that was found is not what is measured");
-    };
+    let wide = Wide::on(&runtime, Arc::clone(&store));
+    let steps = wide.steps;
+    let work = || wide.execute(&runtime);
     let mut docket = || settled(&runtime, &*store, steps, work);
     let what = [
-        "durable steps of one wide graph on sled, against bare commits, 64 in flight",
-        "  against bare commits with one bare wasmtime call for each",
-        "  with the time in which sled takes what is left, against bare commits",
+        "durable steps of one wide graph on sled, against bare calls and commits, 64 in flight",
+        "  against the same commits without a call",
+        "  against commits of one record alone",
+        "  the same, with the time in which sled takes what is left",
     ];
-    rows(&runtime, what, steps, ("bench_layers", "Step2-0", 3), &mut docket)
+    rows(&runtime, what, (steps, Keeps::Step), ("bench_layers", "Step2-0", 3), &mut docket)
 }
 
 /// Executions of one kept step, one after the other, on sled and on SQLite, beside bare commits one after the other.
@@ -300,7 +384,7 @@ pub(crate) fn one_at_a_time() -> Vec<Row> {
     let (_dir, sled) = sled();
     let sqlite = runtime.block_on(SqliteStore::open(dirs[0].path().join("store"))).expect("a store");
     let [sled, sqlite] = [sled, Arc::new(sqlite)].map(|store| host(&runtime, kept(Scope::Global), store));
-    let floor = Floor { bare: Arc::new(Bare::on(dirs[1].path())), call: None };
+    let floor = Floor { bare: Arc::new(Bare::on(dirs[1].path())), call: None, keeps: Keeps::Record };
     let execute = |host: &Host| {
         let began = Instant::now();
         for _ in 0..EXECUTIONS {
@@ -311,7 +395,7 @@ pub(crate) fn one_at_a_time() -> Vec<Row> {
     };
     let mut commit = || {
         let began = Instant::now();
-        (0..EXECUTIONS).for_each(|_| runtime.block_on(floor.record()));
+        (0..EXECUTIONS).for_each(|_| runtime.block_on(floor.keep()));
         began.elapsed().as_secs_f64() / f64::from(EXECUTIONS)
     };
     let (times, ratios) = compare([&mut || execute(&sled), &mut || execute(&sqlite), &mut commit]);

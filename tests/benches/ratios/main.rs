@@ -58,6 +58,12 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--loop-commits") {
         return durable::endless_commits();
     }
+    if arguments.iter().any(|argument| argument == "--loop-wide") {
+        return durable::endless_graph();
+    }
+    if arguments.iter().any(|argument| argument == "--loop-kept") {
+        return batches::endless_kept();
+    }
     if arguments.iter().any(|argument| argument == "--loop-items") {
         return batches::endless();
     }

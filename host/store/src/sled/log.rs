@@ -160,7 +160,7 @@ fn taken(content: &mut Bytes, length: usize) -> Option<Bytes> {
 
 /// How far a file that grows is filled with zeros ahead, at a time: a sync of what overwrites them need
 /// not make the length of the file safe as well, and takes half as long.
-const AHEAD_BYTES: u64 = 256 << 10;
+pub(super) const AHEAD_BYTES: u64 = 256 << 10;
 
 static ZEROS: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
 

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
+
 use crate::error::StoreError;
 use crate::record::{Facts, Kind, Record, RecordKey};
 
@@ -28,7 +30,7 @@ impl Entry {
 
 /// Records that were written, by kind and key.
 #[derive(Default)]
-pub(super) struct Layer([HashMap<RecordKey, Entry>; Kind::ALL.len()]);
+pub(super) struct Layer([HashMap<RecordKey, Entry, RandomState>; Kind::ALL.len()]);
 
 /// Where the records of a kind are: kinds are listed in the order of their numbers.
 fn index(kind: Kind) -> usize {
@@ -60,6 +62,13 @@ impl Layer {
         }
     }
 
+    pub(super) fn into_entries(self) -> impl Iterator<Item = (Kind, RecordKey, Entry)> {
+        let of_kind = |(kind, records): (Kind, HashMap<_, _, _>)| {
+            records.into_iter().map(move |(key, entry)| (kind, key, entry))
+        };
+        Kind::ALL.into_iter().zip(self.0).flat_map(of_kind)
+    }
+
     pub(super) fn entries(&self) -> impl Iterator<Item = (Kind, &RecordKey, &Entry)> {
         Kind::ALL
             .into_iter()
@@ -73,6 +82,9 @@ pub(super) type Carried = Vec<(Kind, RecordKey, Arc<Change>)>;
 /// How many keys are remembered of which the tree has nothing: those of claims that are about to be written.
 const ABSENT_REMEMBERED: usize = 4096;
 
+/// Keys of which the tree has nothing.
+type Absent = HashSet<(Kind, RecordKey), RandomState>;
+
 /// All layers above the tree.
 #[derive(Default)]
 pub(super) struct Overlay {
@@ -80,7 +92,7 @@ pub(super) struct Overlay {
     /// How many layers were given to be merged. Changed only while `absent` is locked.
     frozen: AtomicU64,
     /// What readers have seen to be absent from the tree since the last of them, for whoever writes it next.
-    absent: Mutex<HashSet<(Kind, RecordKey)>>,
+    absent: Mutex<Absent>,
 }
 
 #[derive(Default)]
@@ -114,7 +126,7 @@ impl Overlay {
         self.look(kind, key).or_else(seen_absent)
     }
 
-    fn absent(&self) -> MutexGuard<'_, HashSet<(Kind, RecordKey)>> {
+    fn absent(&self) -> MutexGuard<'_, Absent> {
         self.absent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,12 +163,10 @@ impl Overlay {
     }
 
     /// Lets readers see what was written.
-    pub(super) fn publish(&self, written: Layer) {
+    pub(super) fn publish(&self, written: impl IntoIterator<Item = (Kind, RecordKey, Entry)>) {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        for (kind, records) in Kind::ALL.into_iter().zip(written.0) {
-            for (key, entry) in records {
-                layers.fresh.put_entry(kind, key, entry);
-            }
+        for (kind, key, entry) in written {
+            layers.fresh.put_entry(kind, key, entry);
         }
     }
 
@@ -282,7 +292,7 @@ mod tests {
         let mut layer = Layer::default();
         layer.put(Kind::Step, key("d"), change("d"), None);
         layer.put(Kind::Step, key("c"), change("c"), None);
-        overlay.publish(layer);
+        overlay.publish(layer.into_entries());
         assert_eq!(
             ["c", "d", "e"].map(|text| is_absent(Kind::Step, text)),
             [Some(false), Some(false), Some(true)]
@@ -311,7 +321,7 @@ mod tests {
         glance("a");
         let mut layer = Layer::default();
         layer.put(Kind::Step, key("a"), change("a"), None);
-        overlay.publish(layer);
+        overlay.publish(layer.into_entries());
         assert_eq!(known("a"), Some(true), "what was written comes first");
         overlay.freeze(|_| false);
         overlay.note_absent(before, Kind::Step, &key("c"));

@@ -1,29 +1,30 @@
-//! Owns every write to the log. One thread drains what waits, checks it, and writes it as one frame.
-//! Where some of it must be synced to the disk and some need not, a second thread syncs, once for all
-//! that was written until then, while the first goes on. A third ([`merge`](super::merge)) brings the
-//! tree up to it. Never reads for anyone.
+//! Owns every write to the log. Whoever commits writes in its own task, one after the other, where
+//! nothing must be waited for; else a thread writes what waits as one frame. A second one
+//! ([`syncing`](super::syncing)) syncs, a third ([`merge`](super::merge)) brings the tree up to the log.
+//! Never reads for anyone.
 //!
 //! sled's own ways are not taken: its `flush` says that it syncs and does not, its `flush_async`
 //! locks up under eight callers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
 use tokio::sync::mpsc as queue;
 
-use crate::clock::Timestamp;
 use crate::error::StoreError;
-use crate::record::{Kind, Record, RecordKey, Revision, Status};
-use crate::store::{Expect, Sync, Write};
+use crate::record::{Kind, RecordKey, Status};
+use crate::store::Sync;
 
 use super::common::{Answer, Common, Disk, answer};
 use super::content::{Change, State};
-use super::log::{FILE_BYTES, FULL_BYTES, Frame};
+use super::log::{AHEAD_BYTES, FILE_BYTES, FULL_BYTES, Frame};
 use super::merge::{Merge, Merger, Then};
-use super::overlay::{Layer, look};
+use super::overlay::{Entry, Layer, look};
+use super::ready::{self, ReadyBatch, ReadyWrite};
+use super::syncing::{Syncing, Waiting};
 
 /// How many batches wait for their turn: as many as one group takes, so that the next group is
 /// complete when the last is done.
@@ -51,50 +52,6 @@ pub(super) enum Command {
     End,
 }
 
-/// A batch made ready to be written.
-pub(super) struct ReadyBatch {
-    pub(super) writes: Vec<ReadyWrite>,
-    pub(super) sync: Sync,
-    pub(super) answer: Answer,
-}
-
-/// One write of it.
-pub(super) enum ReadyWrite {
-    Put { kind: Kind, key: RecordKey, expect: Expect, change: Arc<Change> },
-    Renew { kind: Kind, key: RecordKey, revision: Revision, lease_until: Timestamp },
-    Delete { kind: Kind, key: RecordKey, expect: Expect },
-}
-
-impl ReadyWrite {
-    pub(super) fn of(write: Write) -> Self {
-        match write {
-            Write::Put { record, expect } => {
-                let (kind, key) = (record.kind, record.key.clone());
-                Self::Put { kind, key, expect, change: Arc::new(Change::of(record)) }
-            }
-            Write::Renew { kind, key, revision, lease_until } => {
-                Self::Renew { kind, key, revision, lease_until }
-            }
-            Write::Delete { kind, key, expect } => Self::Delete { kind, key, expect },
-        }
-    }
-
-    fn of_record(&self) -> (Kind, &RecordKey) {
-        match self {
-            Self::Put { kind, key, .. } | Self::Renew { kind, key, .. } | Self::Delete { kind, key, .. } => {
-                (*kind, key)
-            }
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Put { change, .. } => change.bytes(),
-            Self::Renew { .. } | Self::Delete { .. } => super::layout::VALUE_BYTES,
-        }
-    }
-}
-
 /// Where writing begins.
 pub(super) struct Beginning {
     /// The number of the next frame.
@@ -105,39 +62,111 @@ pub(super) struct Beginning {
     pub(super) merger: Merger,
 }
 
-/// The threads that write, sync and merge. They end when this is closed or dropped.
+/// Who writes, syncs and merges. All ends when this is closed or dropped.
 pub(super) struct Writer {
+    /// None once it has ended.
+    writing: Arc<Mutex<Option<Writing>>>,
     commands: Mutex<Option<queue::Sender<Command>>>,
+    /// How many commands the thread that writes was sent and has not carried out.
+    sent: Arc<AtomicUsize>,
+    to_sync: Arc<Waiting>,
+    common: Arc<Common>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
+
+/// How often somebody who commits looks whether another has written by now: for some microseconds, in which a
+/// few small batches are written.
+const LOOKS: usize = 200;
 
 impl Writer {
     pub(super) fn start(beginning: Beginning) -> io::Result<Self> {
         let Beginning { next, tree, disk, common, merger } = beginning;
         let (commands, waiting) = queue::channel(WAITING);
-        let (written, to_sync) = mpsc::channel();
         let (merges, jobs) = mpsc::channel();
         let (done, merged) = mpsc::channel();
-        let under_sync = Arc::new(AtomicUsize::new(0));
-        let syncing = Syncing {
-            disk: Arc::clone(&disk),
-            to_sync,
-            under_sync: Arc::clone(&under_sync),
+        let (sent, to_sync) = (Arc::<AtomicUsize>::default(), Arc::<Waiting>::default());
+        let syncing =
+            Syncing { disk: Arc::clone(&disk), waiting: Arc::clone(&to_sync), common: Arc::clone(&common) };
+        let log = Log { next, bytes: 0, roomy: 0, merges, merged, is_merging: false, merging_bytes: 0 };
+        let writing = Writing { tree, disk, log, common: Arc::clone(&common) };
+        let writing = Arc::new(Mutex::new(Some(writing)));
+        let thread = Thread {
+            writing: Arc::clone(&writing),
+            sent: Arc::clone(&sent),
+            to_sync: Arc::clone(&to_sync),
             common: Arc::clone(&common),
         };
-        let log = Log { next, bytes: 0, merges, merged, is_merging: false, merging_bytes: 0 };
-        let writing = Writing { tree, disk, log, written, under_sync, common };
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let threads = vec![
-            named("docket-sled-write").spawn(move || writing.run(waiting))?,
+            named("docket-sled-write").spawn(move || thread.run(waiting))?,
             named("docket-sled-sync").spawn(move || syncing.run())?,
             named("docket-sled-merge").spawn(move || merger.run(&jobs, &done))?,
         ];
-        Ok(Self { commands: Mutex::new(Some(commands)), threads: Mutex::new(threads) })
+        let (commands, threads) = (Mutex::new(Some(commands)), Mutex::new(threads));
+        Ok(Self { writing, commands, sent, to_sync, common, threads })
+    }
+
+    /// Writes a batch now, where nobody else is writing, nothing waits that was sent before, and neither the disk nor
+    /// the tree is to be waited for; else returns the batch, for the thread. Takes some microseconds.
+    pub(super) fn write_at_once(
+        &self,
+        writes: Vec<ReadyWrite>,
+    ) -> Result<Result<(), StoreError>, Vec<ReadyWrite>> {
+        let Some(mut guard) = self.at_once() else { return Err(writes) };
+        let Some(writing) = &mut *guard else { return Err(writes) };
+        if writing.has_room(&writes) { Ok(writing.write_alone(writes)) } else { Err(writes) }
+    }
+
+    fn at_once(&self) -> Option<MutexGuard<'_, Option<Writing>>> {
+        for _ in 0..LOOKS {
+            if self.sent.load(Ordering::Acquire) > 0 {
+                return None;
+            }
+            match self.writing.try_lock() {
+                Ok(writing) => return Some(writing),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+                Err(TryLockError::Poisoned(_)) => {
+                    self.common.break_down(PANICKED);
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Has this answered once everything is safe that was written before.
+    pub(super) fn sync(&self, answer: Answer) {
+        self.to_sync.add([answer]);
+    }
+
+    /// Sends the thread a command. Returns false where it takes none any more.
+    ///
+    /// # Cancel safety
+    /// A dropped call sends it or does not.
+    pub(super) async fn send(&self, command: Command) -> bool {
+        let Some(commands) = self.commands() else { return false };
+        let sending = Sending::new(&self.sent);
+        let sent = commands.send(command).await.is_ok();
+        if sent {
+            sending.sent();
+        }
+        sent
+    }
+
+    /// The same, on a thread where blocking is allowed.
+    #[cfg(test)]
+    fn send_blocking(&self, command: Command) -> bool {
+        let Some(commands) = self.commands() else { return false };
+        let sending = Sending::new(&self.sent);
+        let sent = commands.blocking_send(command).is_ok();
+        if sent {
+            sending.sent();
+        }
+        sent
     }
 
     /// Returns where commands go; none once this is closed.
-    pub(super) fn commands(&self) -> Option<queue::Sender<Command>> {
+    fn commands(&self) -> Option<queue::Sender<Command>> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -151,9 +180,32 @@ impl Writer {
             }
         }
         for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // A panic in it has broken the store, and says so there.
+            // A panic in it has broken the store, and says so there. The first is the one that writes.
             let _ = thread.join();
+            self.to_sync.end();
+            drop(self.writing.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
+    }
+}
+
+/// Counts a command that is being sent; no longer where that does not come to its end.
+struct Sending<'a>(&'a AtomicUsize);
+
+impl<'a> Sending<'a> {
+    fn new(sent: &'a AtomicUsize) -> Self {
+        sent.fetch_add(1, Ordering::AcqRel);
+        Self(sent)
+    }
+
+    /// Leaves it to the thread to count it off.
+    fn sent(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -163,13 +215,73 @@ impl Drop for Writer {
     }
 }
 
-/// The thread that writes.
+/// The thread that writes what nobody could write at once.
+struct Thread {
+    writing: Arc<Mutex<Option<Writing>>>,
+    sent: Arc<AtomicUsize>,
+    to_sync: Arc<Waiting>,
+    common: Arc<Common>,
+}
+
+/// Why a store is refused after a panic in the middle of a write.
+const PANICKED: &str = "whoever wrote to the store has panicked";
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.common.break_down(PANICKED);
+        }
+    }
+}
+
+impl Thread {
+    fn run(self, mut waiting: queue::Receiver<Command>) {
+        while let Some(mut next) = waiting.blocking_recv() {
+            let (mut group, mut bytes, mut to_list) = (Vec::new(), 0, Vec::new());
+            loop {
+                match next {
+                    Command::Write(batch) => {
+                        bytes += ready::bytes(&batch.writes);
+                        group.push(batch);
+                    }
+                    Command::List(answer) => to_list.push(answer),
+                    Command::End => waiting.close(),
+                }
+                if group.len() == WAITING || bytes >= GROUP_BYTES {
+                    break;
+                }
+                let Ok(waits) = waiting.try_recv() else { break };
+                next = waits;
+            }
+            let carried_out = group.len() + to_list.len();
+            if let Some(writing) = &mut *self.lock() {
+                self.to_sync.add(writing.write(group));
+                if !to_list.is_empty() {
+                    writing.merge(Then::Listed, to_list);
+                }
+                if writing.is_long() {
+                    writing.take_turns();
+                }
+            }
+            self.sent.fetch_sub(carried_out, Ordering::AcqRel);
+        }
+        let writing = self.lock().take();
+        writing.into_iter().for_each(Writing::end);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Writing>> {
+        self.writing.lock().unwrap_or_else(|poisoned| {
+            self.common.break_down(PANICKED);
+            poisoned.into_inner()
+        })
+    }
+}
+
+/// What whoever writes has.
 struct Writing {
     tree: sled::Tree,
     disk: Arc<dyn Disk>,
     log: Log,
-    written: mpsc::Sender<Vec<Answer>>,
-    under_sync: Arc<AtomicUsize>,
     common: Arc<Common>,
 }
 
@@ -179,6 +291,8 @@ struct Log {
     next: u64,
     /// How many bytes were written to the file whose turn it is.
     bytes: u64,
+    /// How many it may come to have before the disk is asked again whether there is room.
+    roomy: u64,
     merges: mpsc::Sender<Merge>,
     merged: mpsc::Receiver<()>,
     is_merging: bool,
@@ -193,42 +307,71 @@ struct Framed {
     answer: Answer,
 }
 
-impl Drop for Writing {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.common.break_down("the thread that writes has panicked");
-        }
-    }
-}
-
 impl Writing {
-    fn run(mut self, mut waiting: queue::Receiver<Command>) {
-        while let Some(mut next) = waiting.blocking_recv() {
-            let (mut group, mut bytes, mut to_list) = (Vec::new(), 0, Vec::new());
-            loop {
-                match next {
-                    Command::Write(batch) => {
-                        bytes += batch.bytes();
-                        group.push(batch);
-                    }
-                    Command::List(answer) => to_list.push(answer),
-                    Command::End => waiting.close(),
+    /// Writes a group of batches, and answers those that are not to be synced; returns the others.
+    fn write(&mut self, group: Vec<ReadyBatch>) -> Vec<Answer> {
+        let (mut frame, mut layer) = (Frame::new(), Layer::default());
+        let (mut framed, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
+        let mut written = Ok(());
+        for ReadyBatch { writes, sync, answer } in group {
+            match self.check_batch(&layer, &writes) {
+                Ok(there) => {
+                    let changed = changed(&writes);
+                    framed.push(Framed { changed, sync, answer });
+                    let put = |kind, key, now, below| layer.put(kind, key, now, below);
+                    written = written.and_then(|()| self.stage(&mut frame, writes, there, put));
                 }
-                if group.len() == WAITING || bytes >= GROUP_BYTES {
-                    break;
-                }
-                let Ok(waits) = waiting.try_recv() else { break };
-                next = waits;
-            }
-            self.write(group);
-            if !to_list.is_empty() {
-                self.merge(Then::Listed, to_list);
-            }
-            let is_long = self.log.bytes >= FILE_BYTES;
-            if is_long && (self.log.bytes >= FULL_BYTES || !self.is_merging()) {
-                self.take_turns();
+                Err(error) => refused.push((answer, error)),
             }
         }
+        if written.is_ok() && layer.len() > 0 {
+            written = self.log(frame).map(|()| self.common.overlay.publish(layer.into_entries()));
+        }
+        // Only now: whoever was refused because of another batch of the group must be able to read it.
+        for (to, error) in refused {
+            answer(to, Err(error));
+        }
+        let mut to_sync = Vec::new();
+        for Framed { changed, sync, answer: to } in framed {
+            self.tell(changed);
+            match (&written, sync) {
+                (Ok(()), Sync::Now) => to_sync.push(to),
+                (Ok(()), Sync::Later) => answer(to, Ok(())),
+                (Err(error), _) => answer(to, Err(error.clone())),
+            }
+        }
+        to_sync
+    }
+
+    /// Writes one batch; it is not synced.
+    fn write_alone(&mut self, writes: Vec<ReadyWrite>) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let there = self.check_batch(&Layer::default(), &writes)?;
+        let changed = changed(&writes);
+        let (mut frame, mut entries) = (Frame::new(), Vec::with_capacity(writes.len()));
+        self.stage(&mut frame, writes, there, |kind, key, now, below| {
+            entries.push((kind, key, Entry { now, below }));
+        })?;
+        self.log(frame)?;
+        self.common.overlay.publish(entries);
+        self.tell(changed);
+        Ok(())
+    }
+
+    /// Returns whether these can be written without waiting for the tree, or for the disk to be found full.
+    fn has_room(&mut self, writes: &[ReadyWrite]) -> bool {
+        self.log.bytes < FILE_BYTES && self.is_roomy(ready::bytes(writes) as u64)
+    }
+
+    /// Returns whether the files are to take turns.
+    fn is_long(&mut self) -> bool {
+        self.log.bytes >= FILE_BYTES && (self.log.bytes >= FULL_BYTES || !self.is_merging())
+    }
+
+    /// Has the tree take everything.
+    fn end(mut self) {
         if self.log.bytes > 0 {
             self.merge(Then::Synced, Vec::new());
         }
@@ -240,59 +383,9 @@ impl Writing {
         }
     }
 
-    /// Writes a group of batches, and sees to it that each gets its answer.
-    fn write(&mut self, group: Vec<ReadyBatch>) {
-        let group_size = group.len();
-        let (mut frame, mut layer) = (Frame::new(), Layer::default());
-        let (mut framed, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
-        let mut written = Ok(());
-        for ReadyBatch { writes, sync, answer } in group {
-            match self.check_batch(&layer, &writes) {
-                Ok(there) => {
-                    let changed = changed(&writes);
-                    framed.push(Framed { changed, sync, answer });
-                    written = written.and_then(|()| self.stage(&mut frame, &mut layer, writes, there));
-                }
-                Err(error) => refused.push((answer, error)),
-            }
-        }
-        if written.is_ok() && layer.len() > 0 {
-            written = self.log(frame, layer);
-        }
-        // Only now: whoever was refused because of another batch of the group must be able to read it.
-        for (to, error) in refused {
-            answer(to, Err(error));
-        }
-        let mut to_sync = Vec::new();
-        for Framed { changed, sync, answer: to } in framed {
-            for (kind, key) in changed {
-                self.common.changes.tell_of(kind, key);
-            }
-            match (&written, sync) {
-                (Ok(()), Sync::Now) => to_sync.push(to),
-                (Ok(()), Sync::Later) => answer(to, Ok(())),
-                (Err(error), _) => answer(to, Err(error.clone())),
-            }
-        }
-        self.see_to_sync(to_sync, group_size);
-    }
-
-    /// Sees to it that these are synced and answered. Where nobody of the group asked for less and no
-    /// sync is under way, that is done here: whoever else comes is most likely to want a sync as well,
-    /// and the next group is the larger for it. Otherwise the other thread does it, and this one goes on.
-    fn see_to_sync(&self, to_sync: Vec<Answer>, group_size: usize) {
-        if to_sync.is_empty() {
-            return;
-        }
-        if to_sync.len() == group_size && self.under_sync.load(Ordering::Acquire) == 0 {
-            let synced = self.common.sync(&*self.disk);
-            to_sync.into_iter().for_each(|to| answer(to, synced.clone()));
-            return;
-        }
-        self.under_sync.fetch_add(to_sync.len(), Ordering::AcqRel);
-        if let Err(mpsc::SendError(lost)) = self.written.send(to_sync) {
-            let error = self.common.break_down("the thread that syncs has ended");
-            lost.into_iter().for_each(|to| answer(to, Err(error.clone())));
+    fn tell(&self, changed: Vec<(Kind, RecordKey)>) {
+        for (kind, key) in changed {
+            self.common.changes.tell_of(kind, key);
         }
     }
 
@@ -301,7 +394,7 @@ impl Writing {
         let check = |write: &ReadyWrite| {
             let (kind, key) = write.of_record();
             let there = look(&self.tree, &self.common.overlay, layer, kind, key)?;
-            if is_expected(write, there.as_deref().map(Change::record)) {
+            if write.is_expected(there.as_deref().map(Change::record)) {
                 Ok(there)
             } else {
                 Err(StoreError::conflict(format_args!("{}/{key}", kind.as_str())))
@@ -310,44 +403,44 @@ impl Writing {
         writes.iter().map(check).collect()
     }
 
-    /// Puts a batch into the frame and the layer, in the place of what is there. After an error no part of
-    /// the group can be written.
+    /// Puts a batch into the frame, and says what becomes of each record in the place of what is there. After
+    /// an error no part of the group can be written.
     fn stage(
         &self,
         frame: &mut Frame,
-        layer: &mut Layer,
         writes: Vec<ReadyWrite>,
         there: Vec<State>,
+        mut put: impl FnMut(Kind, RecordKey, State, State),
     ) -> Result<(), StoreError> {
         for (write, there) in writes.into_iter().zip(there) {
             match write {
                 ReadyWrite::Put { kind, key, change, .. } => {
                     frame.put(kind, &key, &change);
-                    layer.put(kind, key, Some(change), there);
+                    put(kind, key, Some(change), there);
                 }
                 ReadyWrite::Renew { kind, key, revision, lease_until } => {
                     frame.renew(kind, &key, revision, lease_until);
                     if let Some(change) = &there {
                         let renewed = change.renewed(&self.tree, lease_until)?;
-                        layer.put(kind, key, Some(Arc::new(renewed)), there);
+                        put(kind, key, Some(Arc::new(renewed)), there);
                     }
                 }
                 ReadyWrite::Delete { kind, key, .. } => {
                     frame.delete(kind, &key);
-                    layer.put(kind, key, None, there);
+                    put(kind, key, None, there);
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes a frame to the log, and lets readers see what it says.
-    fn log(&mut self, frame: Frame, layer: Layer) -> Result<(), StoreError> {
+    /// Writes a frame to the log.
+    fn log(&mut self, frame: Frame) -> Result<(), StoreError> {
         if let Some(broken) = self.common.broken.get() {
             return Err(broken.clone());
         }
         let bytes = frame.len();
-        if self.refuses(bytes).is_some() {
+        if !self.is_roomy(bytes) {
             // What the log has needs room in the tree as well: it is there before the disk is called full.
             if self.log.bytes > 0 {
                 self.merge(Then::Synced, Vec::new());
@@ -357,9 +450,7 @@ impl Writing {
                 return Err(refusal);
             }
         }
-        self.append(frame)?;
-        self.common.overlay.publish(layer);
-        Ok(())
+        self.append(frame)
     }
 
     /// Writes a frame behind all others.
@@ -371,6 +462,19 @@ impl Writing {
         self.log.next += 1;
         self.log.bytes += bytes;
         Ok(())
+    }
+
+    /// Returns whether so many bytes more may be written. The disk is not asked each time.
+    fn is_roomy(&mut self, bytes: u64) -> bool {
+        if self.log.bytes + bytes <= self.log.roomy {
+            return true;
+        }
+        let ahead = bytes + AHEAD_BYTES;
+        if self.refuses(ahead).is_none() {
+            self.log.roomy = self.log.bytes + ahead;
+            return true;
+        }
+        self.refuses(bytes).is_none()
     }
 
     /// Returns why so many bytes more are not to be written, if the disk has no room for them and for what
@@ -427,7 +531,7 @@ impl Writing {
     }
 
     fn turn(&mut self) {
-        self.log.bytes = 0;
+        (self.log.bytes, self.log.roomy) = (0, 0);
         if let Err(error) = self.disk.turn() {
             self.common.break_down(format_args!("a write to the store failed: {error}"));
         }
@@ -458,57 +562,9 @@ impl Writing {
     }
 }
 
-impl ReadyBatch {
-    fn bytes(&self) -> usize {
-        self.writes.iter().map(ReadyWrite::bytes).sum()
-    }
-}
-
 /// Returns the records of which waiters are to be told.
 fn changed(writes: &[ReadyWrite]) -> Vec<(Kind, RecordKey)> {
-    let changes = |write: &ReadyWrite| match write {
-        ReadyWrite::Put { kind, key, .. } | ReadyWrite::Delete { kind, key, .. } => {
-            Some((*kind, key.clone()))
-        }
-        ReadyWrite::Renew { .. } => None,
-    };
-    writes.iter().filter_map(changes).collect()
-}
-
-fn is_expected(write: &ReadyWrite, there: Option<&Record>) -> bool {
-    let revision = there.map(|there| there.revision);
-    match write {
-        ReadyWrite::Put { expect, .. } | ReadyWrite::Delete { expect, .. } => match expect {
-            Expect::Absent => revision.is_none(),
-            Expect::Revision(expected) => revision == Some(*expected),
-            Expect::Any => true,
-        },
-        ReadyWrite::Renew { revision: expected, .. } => {
-            there.is_some_and(|there| there.facts.status == Status::Running) && revision == Some(*expected)
-        }
-    }
-}
-
-/// The thread that syncs.
-struct Syncing {
-    disk: Arc<dyn Disk>,
-    to_sync: mpsc::Receiver<Vec<Answer>>,
-    /// How many batches this thread has been given and has not answered.
-    under_sync: Arc<AtomicUsize>,
-    common: Arc<Common>,
-}
-
-impl Syncing {
-    fn run(self) {
-        while let Ok(mut answers) = self.to_sync.recv() {
-            while let Ok(more) = self.to_sync.try_recv() {
-                answers.extend(more);
-            }
-            let synced = self.common.sync(&*self.disk);
-            self.under_sync.fetch_sub(answers.len(), Ordering::AcqRel);
-            answers.into_iter().for_each(|to| answer(to, synced.clone()));
-        }
-    }
+    writes.iter().filter_map(ReadyWrite::changes).map(|(kind, key)| (kind, key.clone())).collect()
 }
 
 #[cfg(test)]

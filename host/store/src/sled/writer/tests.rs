@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::error::StoreErrorKind;
-use crate::record::Facts;
-use crate::store::Write;
+use crate::record::{Facts, Record, Revision};
+use crate::store::{Expect, Write};
 
 /// A disk that counts its syncs, and fails from one on.
 struct Counting {
@@ -107,12 +108,18 @@ impl Bench {
         let writes = vec![ReadyWrite::of(Write::Put { record, expect: Expect::Absent })];
         let (answer, answered) = oneshot::channel();
         let batch = ReadyBatch { writes, sync, answer };
-        self.writer.commands().unwrap().blocking_send(Command::Write(batch)).ok().unwrap();
+        assert!(self.writer.send_blocking(Command::Write(batch)));
         answered
     }
 
     fn commit(&self, n: u64, sync: Sync) -> Result<(), StoreError> {
         self.send(n, sync).blocking_recv().unwrap()
+    }
+
+    /// Writes a record in this very thread, if that can be done without waiting for anyone.
+    fn write_at_once(&self, record: Record) -> Option<Result<(), StoreError>> {
+        let writes = vec![ReadyWrite::of(Write::Put { record, expect: Expect::Absent })];
+        self.writer.write_at_once(writes).ok()
     }
 
     fn syncs(&self) -> u64 {
@@ -211,7 +218,6 @@ fn what_somebody_is_at_goes_on_in_the_next_file_and_reaches_the_tree_when_it_has
     };
     (1..=3).for_each(|n| put(running(n)));
     fill(100);
-    let merge = bench.writer.commands().unwrap();
     let carried = || {
         let (log, synced) = bench.disk.log.lock().unwrap().clone();
         let synced = super::super::log::frames(log[..synced].to_vec().into());
@@ -227,7 +233,7 @@ fn what_somebody_is_at_goes_on_in_the_next_file_and_reaches_the_tree_when_it_has
     };
     let (answer, answered) = oneshot::channel();
     let batch = ReadyBatch { writes: vec![ReadyWrite::of(ended)], sync: Sync::Later, answer };
-    merge.blocking_send(Command::Write(batch)).ok().unwrap();
+    assert!(bench.writer.send_blocking(Command::Write(batch)));
     answered.blocking_recv().unwrap().unwrap();
     fill(200);
     assert_eq!(carried(), ["1", "3"]);
@@ -314,4 +320,78 @@ fn what_was_sent_before_the_end_is_answered() {
     answers.into_iter().for_each(|answer| answer.blocking_recv().unwrap().unwrap());
     assert!(kept.unwrap().is_closed());
     assert!(bench.writer.commands().is_none());
+}
+
+#[test]
+fn whoever_commits_writes_at_once_and_overtakes_nobody() {
+    let bench = bench(u64::MAX);
+    assert!(matches!(bench.write_at_once(record(1)), Some(Ok(()))));
+    assert_eq!(bench.syncs(), 0);
+    let key = record(1).key;
+    let there = crate::sled::overlay::read(&bench.db, &bench.common.overlay, Kind::Result, &key);
+    assert!(there.unwrap().is_some(), "whoever reads next finds it");
+    let refused = bench.write_at_once(record(1)).expect("nobody else is writing").unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Conflict);
+    let sending = Sending::new(&bench.writer.sent);
+    assert!(bench.write_at_once(record(2)).is_none(), "something was sent before");
+    drop(sending);
+    let writing = bench.writer.writing.lock().unwrap();
+    assert!(bench.write_at_once(record(2)).is_none(), "somebody else is writing");
+    drop(writing);
+    assert!(matches!(bench.write_at_once(record(2)), Some(Ok(()))));
+    let (answer, answered) = oneshot::channel();
+    bench.writer.sync(answer);
+    answered.blocking_recv().unwrap().unwrap();
+    assert_eq!(bench.syncs(), 1);
+    bench.commit(3, Sync::Now).unwrap();
+    assert!(matches!(bench.write_at_once(record(4)), Some(Ok(()))), "what was sent is carried out");
+    bench.writer.close();
+    assert!(bench.write_at_once(record(5)).is_none());
+    assert!((1..=4).all(|n: u64| value_of(&bench, &n.to_string()).is_some()));
+}
+
+#[test]
+fn nobody_who_commits_waits_for_the_disk_or_the_tree() {
+    let bench = bench(u64::MAX);
+    let long = |n| Record { body: vec![7; 1 << 20].into(), ..record(n) };
+    let written = (1..=100).take_while(|n| bench.write_at_once(long(*n)).is_some()).count() as u64;
+    assert_eq!(written, FILE_BYTES >> 20, "the files are to take turns");
+    assert_eq!(bench.disk.turns.load(Ordering::SeqCst), 0);
+    bench.send_record(long(200), Sync::Later).blocking_recv().unwrap().unwrap();
+    // Answered when the turn is over.
+    bench.send_record(record(201), Sync::Later).blocking_recv().unwrap().unwrap();
+    assert_eq!(bench.disk.turns.load(Ordering::SeqCst), 1);
+    assert!(bench.write_at_once(long(202)).is_some());
+    bench.disk.room.store(0, Ordering::SeqCst);
+    assert!(bench.write_at_once(long(203)).is_none(), "the disk is full, or the tree is to make room");
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_write_ends_the_store_and_not_whoever_closes_it() {
+    let bench = bench(u64::MAX);
+    let writing = Arc::clone(&bench.writer.writing);
+    let panicked = thread::spawn(move || {
+        let _writing = writing.lock().unwrap();
+        panic!("in the middle");
+    });
+    panicked.join().unwrap_err();
+    assert!(bench.write_at_once(record(1)).is_none());
+    let error = bench.commit(1, Sync::Later).unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Poisoned);
+    assert!(error.to_string().starts_with("whoever wrote to the store has panicked; "), "{error}");
+    bench.writer.close();
+}
+
+#[test]
+fn a_sync_does_not_wait_for_those_who_do_not_come() {
+    let waiting = Waiting::default();
+    let answers = || (0..2).map(|_| oneshot::channel().0);
+    waiting.add(answers());
+    assert_eq!(waiting.take(1).map(|answers| answers.len()), Some(2), "who is there goes along");
+    waiting.add(answers());
+    assert_eq!(waiting.take(1000).map(|answers| answers.len()), Some(2));
+    waiting.add(answers());
+    waiting.end();
+    assert_eq!(waiting.take(1).map(|answers| answers.len()), Some(2), "who came before the end is answered");
+    assert!(waiting.take(1).is_none());
 }
