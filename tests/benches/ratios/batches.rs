@@ -173,10 +173,10 @@ pub(crate) fn kept_items() -> Vec<Row> {
     let (_dir, store) = sled();
     let host = host(&runtime, kept(Scope::Workflow), Arc::clone(&store));
     let what = [
-        "kept items of a batch, 64 in flight on sled, against bare calls and commits",
-        "  against the same commits without a call",
+        "kept items of a batch, 64 in flight on sled, against bare commits of the same",
+        "  against the same commits, with one bare wasmtime call for each",
         "  against commits of one record alone",
-        "  the same, with the time in which sled takes what is left",
+        "  with the time in which sled takes what is left, against commits of the same",
     ];
     let work = || {
         echoes(&host, &runtime, KEPT);
