@@ -77,19 +77,28 @@ fn refuse(refused: &clap::Error, console: &Console) -> Exit {
     }
 }
 
+/// The stack of each thread, in bytes: as much as Linux gives the first thread of a process.
+const STACK: usize = 8 << 20;
+
 fn carry_out(args: Args, console: Console) -> Result<(), CliError> {
     let Args { global, verb } = args;
     log::set_up(&global, &console);
     if let args::Verb::Completions(shell) = verb {
         return verbs::completions(&console, shell);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().thread_stack_size(STACK).build().map_err(|error| {
         CliError::new(Exit::Configuration, "the threads to work on cannot be started").caused_by(&error)
     })?;
-    let ended = runtime.block_on(async {
+    // On the threads of the steps: what they make is handed over without waking another thread.
+    let carried_out = runtime.spawn(async move {
         let mut session = Session::begin(global, console)?;
         verbs::carry_out(&mut session, verb).await
     });
+    let ended = match runtime.block_on(carried_out) {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     // What still runs now is a read or a compilation that was interrupted: nobody waits for it.
     runtime.shutdown_background();
     ended
