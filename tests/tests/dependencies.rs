@@ -37,7 +37,7 @@ fn texts(list: &toml::Value) -> Vec<String> {
 }
 
 /// Returns what is needed on the platforms of `deny.toml`, as it is locked. As in cargo-deny, what only tests
-/// need counts for nothing.
+/// need counts for nothing. Cargo fetches what only other platforms than this one need, where that is not there.
 fn packages() -> Vec<Package> {
     let lock: Table = fs::read_to_string(repository().join("Cargo.lock")).unwrap().parse().unwrap();
     let source =
@@ -46,18 +46,9 @@ fn packages() -> Vec<Package> {
     let sources: BTreeMap<(&str, &str), Option<String>> =
         locked.map(|package| ((text(package, "name"), text(package, "version")), source(package))).collect();
     let mut tree = Command::new(env!("CARGO"));
-    tree.args([
-        "tree",
-        "--locked",
-        "--offline",
-        "--workspace",
-        "--edges",
-        "normal,build",
-        "--prefix",
-        "none",
-    ])
-    .args(["--format", "{p}|{l}"])
-    .current_dir(repository());
+    tree.args(["tree", "--locked", "--workspace", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}|{l}"])
+        .current_dir(repository());
     for target in texts(&policy()["graph"]["targets"]) {
         tree.args(["--target", &target]);
     }
