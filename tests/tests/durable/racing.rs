@@ -125,7 +125,7 @@ fn napping() -> Modules {
 }
 
 fn run(modules: &Modules, place: &Place, id: &str) -> Running {
-    let args = ["run", "-v", "-v", "--execution-id", id, "--input", r#"{"id":"naps-1500"}"#];
+    let args = ["run", "-v", "-v", "--execution-id", id, "--input", r#"{"id":"naps-3000"}"#];
     Running::start(&mut modules.command(&place.url, args))
 }
 
