@@ -18,7 +18,7 @@ use docket_runtime::{
 };
 use docket_tests::example::{UserId, UserProfile};
 use docket_tests::wordcount::{Summary, Text};
-use docket_tests::{Recorder, Setup, example_module, host, keeping, options};
+use docket_tests::{Recorder, Setup, example_module, host, host_with, keeping, options};
 use futures_util::{Stream, StreamExt as _, stream};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -145,7 +145,7 @@ async fn a_failure_ends_a_batch_with_its_cause_and_index_however_wide_it_is() {
         assert_eq!(error.kind(), ErrorKind::Guest);
         assert_eq!(error.to_string(), "step `FetchProfile` failed for item 100 after 1 attempt");
         assert_eq!(outcome.report.outcome, ExecutionOutcome::Failed);
-        assert!(outcome.items.read <= 100 + most as u64, "{:?}", outcome.items);
+        assert!(outcome.items.read <= 100 + 4 * most as u64, "{:?}", outcome.items);
         assert_eq!(outcome.items.failed, 1);
     }
 }
@@ -202,18 +202,73 @@ async fn whoever_takes_slowly_holds_the_reading_back() {
     let words =
         told((0..200).map(|n| n.to_string())).inspect(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
     let mut batch = host.batch(profiles().max_concurrency(width(10)), words).unwrap();
+    let mut most = 0;
     for taken in 1..=200 {
         assert!(batch.next().await.is_some());
         if taken % 40 == 1 {
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         let read = read.load(Ordering::SeqCst);
-        assert!(read <= taken + 10, "{read} are read when {taken} are taken");
+        most = most.max(read - taken);
         let progress = batch.progress();
         assert_eq!((progress.counts().read, progress.delivered()), (read as u64, taken as u64));
     }
+    assert!((20..=40).contains(&most), "four times as many are held as may be under way: {most}");
     assert!(batch.next().await.is_none());
     assert_eq!(batch.outcome().await.unwrap().items.done, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_items_are_not_held_beyond_those_under_way() {
+    let host = host(&["bench_echo"]).await;
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&read);
+    let large = UserProfile { name: "x".repeat(300_000), ..UserProfile::default() }.encode_to_vec();
+    let large = Bytes::from(large);
+    let items = stream::iter((0..60).map(move |_| Ok::<_, ItemsError>(large.clone())));
+    let items = items.inspect(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+    let echoed = Port::parse("example.v1.UserProfile#out").unwrap();
+    let request = BatchRequest::new(Request::new(echoed)).max_concurrency(width(4));
+    let mut batch = host.batch(request, items).unwrap();
+    for taken in 1..=60 {
+        assert!(batch.next().await.is_some());
+        if taken % 10 == 1 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let read = read.load(Ordering::SeqCst);
+        // Those that are under way, and as many more as have 1 MiB together.
+        assert!(read <= taken + 4 + 4 + 1, "{read} are read when {taken} are taken");
+    }
+    assert!(batch.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_item_begins_after_one_has_failed() {
+    let host = host_with(&["obey"], HostOptions { lanes: 1, ..options() }).await.unwrap();
+    for bad in [0, 20, 43, 190] {
+        let words = (0..200).map(move |n| if n == bad { "fails".into() } else { n.to_string() });
+        let (_, outcome) = carried_out(&host, profiles(), told(words)).await;
+        assert_eq!((outcome.items.done, outcome.items.failed), (bad, 1));
+        let elements = outcome.report.steps[0].elements.unwrap();
+        assert_eq!((elements.done, elements.failed, elements.cancelled), (bad, 1, 0), "{elements:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_waits_holds_up_none_that_its_lane_has_taken() {
+    let host = host_with(&["obey"], HostOptions { lanes: 1, ..options() }).await.unwrap();
+    let words = (0..100).map(|n| if n == 43 { "sleeps-60000".into() } else { n.to_string() });
+    let mut batch = host.batch(profiles().max_concurrency(width(100)), told(words)).unwrap();
+    let progress = batch.progress();
+    let others = async {
+        while progress.counts().done < 99 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = taken(&mut batch) => panic!("one sleeps for a minute"),
+        ended = tokio::time::timeout(PATIENCE / 2, others) => ended.expect("all others have ended by now"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -372,14 +427,19 @@ async fn ten_equal_kept_items_run_once() {
     assert_eq!((counts.done, counts.cached), (1, 9));
 }
 
-/// Returns how many attempts each item is said to have made, and the numbers of those that were started.
-async fn failing(words: &str, most: usize) -> (Vec<u32>, Vec<u32>) {
+/// Returns how many attempts each item is said to have made, and the numbers of those that were started. Each item comes so
+/// long after the one before it.
+async fn failing(words: &str, pause: Duration) -> (Vec<u32>, Vec<u32>) {
     let retry = RetryOptions { max_attempts: 3.try_into().ok(), ..RetryOptions::default() };
     let step = StepOptions { retry, ..keeping(Scope::Workflow, None) };
     let setup = Setup::new(&["obey"]).step("FetchProfile", step);
-    let request = profiles().on_item_error(OnItemError::Continue).max_concurrency(width(most));
+    let request = profiles().on_item_error(OnItemError::Continue);
     let items = told((0..4).map(|_| words.to_owned()).collect::<Vec<_>>());
-    let (outcomes, _) = carried_out(&setup.host().await, request, items).await;
+    let items = items.then(move |item| async move {
+        tokio::time::sleep(pause).await;
+        item
+    });
+    let (outcomes, _) = carried_out(&setup.host().await, request, Box::pin(items)).await;
     let attempts = outcomes.iter().map(|item| match &item.result {
         Err(ExecutionError::Failed { attempts, .. }) => *attempts,
         other => panic!("{other:?}"),
@@ -392,11 +452,11 @@ async fn failing(words: &str, most: usize) -> (Vec<u32>, Vec<u32>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_kept_items_that_fail_are_one_piece_of_work_whose_attempts_are_counted_on() {
-    let (mut attempts, started) = failing("sleeps-40-until-9", 4).await;
+    let (mut attempts, started) = failing("sleeps-40-until-9", Duration::ZERO).await;
     attempts.sort_unstable();
     // One makes the attempts for all, who say that they made none.
     assert_eq!((attempts, started), (vec![0, 0, 0, 3], vec![1, 2, 3]));
-    let (attempts, started) = failing("until-9", 1).await;
+    let (attempts, started) = failing("until-9", Duration::from_millis(500)).await;
     // Whoever comes later tries once more, under the next number: the three of the first were all that it had.
     assert_eq!((attempts, started), (vec![3, 4, 5, 6], vec![1, 2, 3, 4, 5, 6]));
 }

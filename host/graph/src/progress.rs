@@ -143,9 +143,11 @@ pub enum OnItemError {
 /// How elements are worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Elements {
-    /// The most elements of one list, or items, that are under way at once. Where each item has a result of its own, which go
-    /// out in order, one that has ended counts until all before it have.
+    /// The most elements of one list, or items, that are under way at once.
     pub width: NonZeroU32,
+    /// Where each item has a result of its own, which go out in order: the most items from the first that has not ended on.
+    /// One that has ended counts until all before it have.
+    pub held: NonZeroU32,
     /// What an item's failure is to others.
     pub on_item_error: OnItemError,
 }
@@ -154,7 +156,8 @@ impl Default for Elements {
     /// 64 at once: enough that steps which wait do not wait for each other, and few enough that a list of large messages is not
     /// worked on all at once. The first failure ends the execution.
     fn default() -> Self {
-        Self { width: NonZeroU32::new(64).expect("64 is not 0"), on_item_error: OnItemError::Fail }
+        let width = NonZeroU32::new(64).expect("64 is not 0");
+        Self { width, held: width, on_item_error: OnItemError::Fail }
     }
 }
 
@@ -291,6 +294,11 @@ impl Progress {
     /// Returns whether the next item can be worked on.
     pub fn wants_item(&self) -> bool {
         self.machine.wants_item(&self.wiring)
+    }
+
+    /// Returns whether items are still to come: their end was not told, and nothing has ended the execution.
+    pub fn takes_items(&self) -> bool {
+        self.machine.takes_items(&self.wiring)
     }
 
     /// Opens the frame of the next item, if one is wanted. Adds [`Action::Open`] with its index, and what starts.

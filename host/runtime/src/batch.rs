@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Home, ItemsStart, Reading, Run};
+use crate::board::{HELD, Home, ItemsStart, Reading, Run};
 use crate::clock;
 use crate::execution::{Canceller, Shared, check};
 use crate::execution_id::ExecutionId;
@@ -37,6 +37,12 @@ use seen::Seen;
 /// The most items that are under way at once, unless the request says otherwise: enough that steps which wait do not wait
 /// for each other, and few enough that a batch of large messages is not held in memory all at once.
 const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+
+/// The most items that are brought to the run together.
+const BROUGHT_AT_ONCE: usize = 256;
+
+/// How many bytes they have, about: each is then the only one, if it is large.
+const BROUGHT_BYTES: usize = 1 << 16;
 
 /// A wish for one output for each of many items, or of all of them together. Built up by its methods; a fault in it is
 /// reported by [`Host::batch`](crate::Host::batch).
@@ -87,8 +93,9 @@ impl BatchRequest {
         self
     }
 
-    /// Sets how many items are under way at most, those included whose outcome waits to be taken; without this 64. Lists
-    /// within an item have as many elements under way at most.
+    /// Sets how many items are under way at most; without this 64. Lists within an item have as many elements under way at
+    /// most. Up to four times as many items are held, those that are read and not begun or ended and not taken included:
+    /// as long as the messages of those have less than 1 MiB together.
     pub fn max_concurrency(mut self, most: NonZeroUsize) -> Self {
         self.max_concurrency = most;
         self
@@ -112,8 +119,8 @@ pub struct Batch {
     items: Items,
     /// Outcomes that are there, and not handed out yet.
     outcomes: VecDeque<ItemOutcome>,
-    /// The most items that are under way at once.
-    width: u64,
+    /// The most items that are held at once.
+    most: u64,
     progress: BatchProgress,
     /// How many items were brought to the run whose outcome was not handed out.
     held: u64,
@@ -225,8 +232,8 @@ impl Shared {
             Phase::Collecting(Box::new(begin), Collected::default())
         };
         let items: Items = Box::pin(items.fuse());
-        let (outcomes, width) = (VecDeque::new(), width as u64);
-        Ok(Batch { id, items, outcomes, width, progress, held: 0, cancelled, form, seen, phase })
+        let (outcomes, most) = (VecDeque::new(), width.saturating_mul(HELD) as u64);
+        Ok(Batch { id, items, outcomes, most, progress, held: 0, cancelled, form, seen, phase })
     }
 }
 
@@ -254,8 +261,8 @@ impl Batch {
     /// Returns the next item's outcome, in the order of the items; none after the last, and none where what was asked for is
     /// made of all items together.
     ///
-    /// The items are read while this is awaited. Whoever does not take outcomes holds the batch back: an item under way
-    /// keeps its place until its outcome is taken.
+    /// The items are read while this is awaited. Whoever does not take outcomes holds the batch back: see
+    /// [`BatchRequest::max_concurrency`].
     ///
     /// Where the batch ends early, those come that are done up to the first that is not.
     ///
@@ -304,11 +311,11 @@ impl Batch {
     }
 
     fn poll_run(&mut self, run: &Arc<Run>, context: &mut Context<'_>) -> Poll<Option<ItemOutcome>> {
-        let Self { items, outcomes, width, progress, held, form, seen, .. } = self;
+        let Self { items, outcomes, most, progress, held, form, seen, .. } = self;
         let mut has_items = !items.is_terminated();
         loop {
             // Outcomes are handed out without a look at the run, until a quarter of the places can be filled again.
-            let has_room = has_items && *held * 4 <= *width * 3;
+            let has_room = has_items && *held <= *most - *most / HELD as u64;
             if !has_room && let Some(outcome) = outcomes.pop_front() {
                 *held -= 1;
                 progress.add_delivered();
@@ -324,15 +331,16 @@ impl Batch {
                 Reading::Wait => return Poll::Pending,
             };
             // Each is made here, and not under the lock of the run.
-            let mut brought = Vec::with_capacity(room);
-            let mut broken = None;
-            while brought.len() < room {
+            let mut brought = Vec::with_capacity(room.min(BROUGHT_AT_ONCE));
+            let (mut broken, mut bytes) = (None, 0);
+            while brought.len() < room.min(BROUGHT_AT_ONCE) && bytes < BROUGHT_BYTES {
                 match read(items, form, seen.as_deref(), context) {
                     Poll::Pending => {
                         has_items = false;
                         break;
                     }
                     Poll::Ready(Some(Ok(item))) => {
+                        bytes += item.as_ref().map_or(0, |payload| payload.bytes().len());
                         brought.push(item.map(|payload| Arc::new(Value::One(payload))));
                     }
                     Poll::Ready(Some(Err(error))) => {
@@ -343,13 +351,12 @@ impl Batch {
                 }
             }
             *held += brought.len() as u64;
-            run.feed(brought.into_iter());
+            let all = broken.is_none() && items.is_terminated();
+            run.feed(brought, all);
+            has_items &= !all;
             if let Some(broken) = broken {
                 has_items = false;
                 run.break_items(broken(run.items_read()));
-            } else if items.is_terminated() {
-                has_items = false;
-                run.items_end();
             }
         }
     }

@@ -8,6 +8,7 @@ mod kept;
 mod ending;
 mod attempts;
 mod lanes;
+mod hand;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -40,10 +41,15 @@ use crate::reuse::{Instances, Resting};
 use crate::value::Value;
 
 use frame::{Frame, Frames};
+pub(crate) use hand::{Ended, Hand};
 use items::Items;
-pub(crate) use items::{ItemsStart, Reading};
+pub(crate) use items::{HELD, ItemsStart, Reading};
 use kept::KeptNode;
 pub(crate) use lanes::{Admitted, Next, Rank, Taken};
+
+/// How often a lane looks whether another has left the board before it is put to sleep: for some tens of microseconds,
+/// which is what it costs to be put to sleep and woken.
+const LOOKS: usize = 1000;
 
 /// One execution: what it was asked, and how far it is.
 pub(crate) struct Run {
@@ -69,6 +75,8 @@ pub(crate) struct Run {
     pub(crate) plenty: Notify,
     /// How many attempts are ready, for a glance without the lock.
     ready: AtomicUsize,
+    /// How often an attempt was stopped, for a glance without the lock.
+    stops: AtomicUsize,
     board: Mutex<Board>,
 }
 
@@ -202,16 +210,23 @@ impl Node {
 impl Board {
     /// Takes the attempt whose turn has come.
     fn take(&mut self, plan: &Plan) -> Option<Turn> {
-        // What was stopped before its turn came is still in the queue.
         loop {
+            self.drop_stopped();
             let turn = self.ready.pop_front()?;
-            if matches!(self.progress.state(turn.job), Some(State::Running { .. }))
-                && let Some(node) = self.frames.node_mut(plan, turn.job)
-            {
+            if let Some(node) = self.frames.node_mut(plan, turn.job) {
                 node.running = Running::Begun { stop: false };
                 self.begun += 1;
                 return Some(turn);
             }
+        }
+    }
+
+    /// Sees to it that the first of what is ready still is: what was stopped before its turn came is still in the queue.
+    fn drop_stopped(&mut self) {
+        while let Some(turn) = self.ready.front()
+            && !matches!(self.progress.state(turn.job), Some(State::Running { .. }))
+        {
+            self.ready.pop_front();
         }
     }
 
@@ -270,6 +285,7 @@ impl Run {
             changed: Notify::new(),
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
+            stops: AtomicUsize::new(0),
             board: Mutex::new(Board {
                 progress,
                 ready: VecDeque::new(),
@@ -378,7 +394,8 @@ impl Run {
             board.frames.all().flat_map(jobs).collect()
         };
         for job in under_way {
-            self.complete(Turn { job, attempt: 0, delay: Duration::ZERO }, None);
+            let turn = Turn { job, attempt: 0, delay: Duration::ZERO };
+            self.complete(&mut Hand::new(self.started), turn, None, None);
         }
     }
 
@@ -401,13 +418,16 @@ impl Run {
                     }
                     board.ready.push_back(Turn { job, attempt, delay });
                 }
-                Action::Stop { job } => match &mut board.node_mut(self.plan(), job).running {
-                    // Its lane will report it.
-                    Running::Waiting(attempt) => attempt.abort(),
-                    Running::Begun { stop } => *stop = true,
-                    // No lane has taken it yet, and none will: see `take`.
-                    Running::No => self.carry_on(board, job, Completion::Stopped { began: false }),
-                },
+                Action::Stop { job } => {
+                    self.stops.fetch_add(1, Ordering::Relaxed);
+                    match &mut board.node_mut(self.plan(), job).running {
+                        // Its lane will report it.
+                        Running::Waiting(attempt) => attempt.abort(),
+                        Running::Begun { stop } => *stop = true,
+                        // No lane has taken it yet, and none will: see `take`.
+                        Running::No => self.carry_on(board, job, Completion::Stopped { began: false }),
+                    }
+                }
                 Action::Passed { element, stage } => board.frames.gather(self.plan(), element, stage),
                 Action::Ended { element, how } => self.element_ended(board, element, how),
                 Action::Closed { frame, dimension, stage, elements: _, failed } => {
@@ -469,6 +489,12 @@ impl Run {
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
+        for _ in 0..LOOKS {
+            if let Ok(board) = self.board.try_lock() {
+                return board;
+            }
+            std::hint::spin_loop();
+        }
         // Poisoned only by a fault of ours; the board is whole between its own statements.
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }

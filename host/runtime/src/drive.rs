@@ -19,7 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Next, Rank, Run};
+use crate::board::{Ended, Hand, Next, Rank, Run};
 use crate::clock;
 use crate::engine::TICK;
 use crate::turn::turn as take_turn;
@@ -266,29 +266,36 @@ impl Place<'_> {
     /// is no pace: the lane has gone on meanwhile.
     async fn take_turns(self, slice: Instant, mut now: Instant, idle: bool) -> Option<Pace> {
         let Self { run, helpers } = self;
-        let (mut ended, mut had) = (None, None);
+        let (mut hand, mut ended, mut had) = (Hand::new(now), None, None);
         loop {
-            let next = run.next(self.rank(), now, ended.take(), had.take());
-            let Next { taken, spawn, soon, over, yields } = next;
-            if let Some(helpers) = helpers.filter(|_| spawn) {
-                helpers.spawn(run);
-            }
-            let Some(mut taken) = taken else {
-                if yields {
-                    return Some(Pace::Yield);
+            let in_hand = if ended.is_none() { run.next_in_hand(&mut hand, &mut had, now) } else { None };
+            let mut began = in_hand.as_ref().map(|_| now);
+            let mut taken = if let Some(taken) = in_hand {
+                taken
+            } else {
+                let next = run.next(self.rank(), now, ended.take(), &mut hand, had.take());
+                let Next { taken, spawn, soon, over, yields } = next;
+                if let Some(helpers) = helpers.filter(|_| spawn) {
+                    helpers.spawn(run);
                 }
-                if soon && idle && watch(run) {
-                    now = clock::now();
-                    continue;
-                }
-                return Some(if over { Pace::Over } else { Pace::Rest });
+                let Some(taken) = taken else {
+                    if yields {
+                        return Some(Pace::Yield);
+                    }
+                    if soon && idle && watch(run) {
+                        now = clock::now();
+                        continue;
+                    }
+                    return Some(if over { Pace::Over } else { Pace::Rest });
+                };
+                taken
             };
             let turn = taken.turn;
             let (called, waited) = {
                 let mut attempt = pin!(take_turn(run, &mut taken));
                 match poll_fn(|context| Poll::Ready(attempt.as_mut().poll(context))).await {
                     Poll::Ready(called) => (Some(called), false),
-                    Poll::Pending => match run.waits(turn) {
+                    Poll::Pending => match run.waits(&mut hand, turn, began.take()) {
                         Some(stop) => {
                             set_aside().await;
                             (Abortable::new(attempt, stop).await.ok(), true)
@@ -300,7 +307,13 @@ impl Place<'_> {
             match called {
                 Some(called) if !waited && called.ended.duration_since(slice) <= TICK / 2 => {
                     now = called.ended;
-                    ended = Some((turn, called));
+                    let this = Ended { turn, began, called };
+                    // A failure may be the end of what else is in hand.
+                    if hand.is_empty() || this.called.result.is_err() {
+                        ended = Some(this);
+                    } else {
+                        hand.ended(this);
+                    }
                     had = taken.begun.take();
                     if let Some(had) = had.take_if(|_| !run.may_keep_permits()) {
                         run.give_up(had);
@@ -309,7 +322,7 @@ impl Place<'_> {
                 called => {
                     // Before others are called, who need it.
                     taken.begun.take().into_iter().for_each(|had| run.give_up(had));
-                    run.complete(turn, called);
+                    run.complete(&mut hand, turn, began, called);
                     return (!waited).then_some(Pace::Yield);
                 }
             }

@@ -101,16 +101,22 @@ impl Machine {
         self.conclude(turn);
     }
 
+    pub(super) fn takes_items(&self, wiring: &Wiring) -> bool {
+        wiring.items != DimensionId::ROOT
+            && self.phase == Phase::Open
+            && self.frames.series(wiring, ROOT, wiring.items).len.is_none()
+    }
+
     pub(super) fn wants_item(&self, wiring: &Wiring) -> bool {
-        if wiring.items == DimensionId::ROOT || self.phase != Phase::Open {
+        if !self.takes_items(wiring) {
             return false;
         }
         let series = self.frames.series(wiring, ROOT, wiring.items);
         // Items that wait for each other are in memory anyway.
         let in_order = wiring.ordered && wiring.stage_count(wiring.items) == 1;
-        let width = self.elements.width.get();
-        let has_room = !in_order || series.opened - self.frames.first_index(series) < u64::from(width);
-        series.len.is_none() && series.working < width && has_room
+        let Elements { width, held, .. } = self.elements;
+        let has_room = !in_order || series.opened - self.frames.first_index(series) < u64::from(held.get());
+        series.working < width.get() && has_room
     }
 
     pub(super) fn item(&mut self, turn: &mut Turn<'_>) -> Option<FrameId> {

@@ -23,6 +23,8 @@ struct Case {
     /// The items; none where the input is given once.
     items: Option<Vec<u64>>,
     width: u32,
+    /// From the first item that has not ended on, where each has a result of its own.
+    held: u32,
     on_item_error: OnItemError,
     /// One job in so many fails for good; none if 0.
     failing: u64,
@@ -397,7 +399,7 @@ impl<'a> Executor<'a> {
                 && let Some(first) = first
             {
                 assert!(
-                    opened - first <= u64::from(self.case.width),
+                    opened - first <= u64::from(self.case.held),
                     "more results wait for an item than allowed"
                 );
             }
@@ -456,8 +458,9 @@ impl<'a> Executor<'a> {
 fn run(case: &Case, plan: &Plan, script: u64) -> (Outcome, HashSet<(usize, Vec<usize>)>) {
     let mut chance = Chance { state: script };
     let retry = Retry { max_attempts: NonZeroU32::new(2).unwrap(), ..Retry::once() };
-    let elements =
-        Elements { width: NonZeroU32::new(case.width).unwrap(), on_item_error: case.on_item_error };
+    let width = NonZeroU32::new(case.width).unwrap();
+    let held = NonZeroU32::new(case.held).unwrap();
+    let elements = Elements { width, held, on_item_error: case.on_item_error };
     let mut progress = Progress::new(plan, vec![retry; plan.len()], elements);
     let mut executor = Executor::new(case, plan);
     let mut actions = Vec::new();
@@ -630,6 +633,7 @@ fn cases() -> impl Strategy<Value = Case> {
             drawn,
             items,
             width,
+            held: width + u32::try_from(seed % 4).unwrap(),
             on_item_error,
             failing,
             seed,
@@ -676,7 +680,7 @@ fn unrelated_dimensions_are_found_where_the_reference_finds_them() {
                 let chains = drawn.chains(true);
                 let needed = drawn.needed();
                 let faulty = chains.iter().zip(&needed).any(|(chain, needed)| chain.is_none() && *needed);
-                let case = Case { drawn: drawn.clone(), items: Some(vec![]), width: 1, on_item_error: OnItemError::Fail, failing: 0, seed: 0, stops: false };
+                let case = Case { drawn: drawn.clone(), items: Some(vec![]), width: 1, held: 1, on_item_error: OnItemError::Fail, failing: 0, seed: 0, stops: false };
                 if case.uses(items_port()) {
                     let given = [vec![items_port()], case.uses(shared_port()).then(shared_port).into_iter().collect()].concat();
                     let plan = Plan::of_items(&graph, &node_port(drawn.nodes.len() - 1), &given, 0);

@@ -33,7 +33,9 @@ impl Machine {
         };
         let plan = plan.unwrap();
         let width = NonZeroU32::new(width).unwrap();
-        let elements = Elements { width, on_item_error: on_item_error.unwrap_or(OnItemError::Fail) };
+        let on_item_error = on_item_error.unwrap_or(OnItemError::Fail);
+        let held = width.saturating_add(1);
+        let elements = Elements { width, held, on_item_error };
         let mut progress = Progress::new(&plan, vec![Retry::once(); plan.len()], elements);
         let mut actions = Vec::new();
         progress.start(&mut actions);
@@ -188,10 +190,15 @@ fn an_item_that_ended_before_those_ahead_of_it_holds_its_place() {
     );
     machine.item();
     machine.item();
+    assert!(!machine.progress.wants_item(), "two are under way");
     let started = jobs(&machine.actions);
     machine.done(started[1], 1);
     assert_eq!(machine.did(), "open 0, start 0.0, open 1, start 0.1, done 1");
-    assert!(!machine.progress.wants_item(), "its result waits for the first");
+    machine.item();
+    let next = jobs(&machine.actions)[0];
+    machine.done(next, 1);
+    assert_eq!(machine.did(), "open 2, start 0.2, done 2");
+    assert!(!machine.progress.wants_item(), "two results wait for the first");
     machine.done(started[0], 1);
     assert!(machine.progress.wants_item());
 }

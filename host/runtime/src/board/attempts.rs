@@ -1,14 +1,12 @@
 //! Owns what the board is told of attempts: that one begins, how it ended, and what follows for its step. Never makes one.
 
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use docket_graph::{Completion, Job};
 use rand::RngExt as _;
 
 use super::ending::ended;
-use super::lanes::Rank;
-use super::{Board, Failed, Run, Running, Turn};
+use super::{Board, Failed, Hand, Run, Running, Turn};
 use crate::call::{Called, Origin};
 use crate::clock;
 use crate::element::ElementPath;
@@ -26,17 +24,24 @@ impl Run {
 
     pub(super) fn began(&self, board: &mut Board, turn: Turn) -> Instant {
         let now = board.now;
+        self.began_before(board, turn, Some(now));
+        now
+    }
+
+    /// Notes when an attempt has begun, where the board was not told of it then.
+    pub(super) fn began_before(&self, board: &mut Board, turn: Turn, began: Option<Instant>) {
+        let Some(began) = began else { return };
         if board.conclusion.is_some() {
             // The run was abandoned while another thread was about to begin; its last event is out.
-            return now;
+            return;
         }
-        let node = board.node_mut(self.plan(), turn.job);
+        let Some(node) = board.frames.node_mut(self.plan(), turn.job) else { return };
         node.open = true;
         // Most steps are tried once.
         node.attempts.reserve_exact(1);
         node.attempts.push(AttemptReport {
             attempt: turn.attempt,
-            started_after: now.duration_since(self.started),
+            started_after: began.duration_since(self.started),
             elapsed: Duration::ZERO,
             outcome: AttemptOutcome::Cancelled,
             error: None,
@@ -46,21 +51,23 @@ impl Run {
         let step = &self.code(turn.job.node).name;
         let element = &self.told_element(board, turn.job.frame);
         self.tell(&Event::AttemptStarted { step, element, attempt: turn.attempt });
-        now
     }
 
-    /// Notes how an attempt that had been set aside ended: with an answer or a failure, or, with
-    /// `None`, by being stopped.
-    pub(crate) fn complete(&self, turn: Turn, called: Option<Called>) {
+    /// Notes how an attempt ended after which its lane does something else first: with an answer or a failure, or, with
+    /// `None`, by being stopped. What the lane has in hand goes back.
+    pub(crate) fn complete(
+        &self,
+        hand: &mut Hand<'_>,
+        turn: Turn,
+        began: Option<Instant>,
+        called: Option<Called>,
+    ) {
         let mut board = self.lock();
         board.now = called.as_ref().map_or_else(clock::now, |called| called.ended);
+        self.settle(&mut board, hand);
+        self.began_before(&mut board, turn, began);
         self.completed(&mut board, turn, called);
-        let now = board.now;
-        let reader = board.call_reader(now);
-        let help = self.help(&mut board, Rank::Helper);
-        drop(board);
-        reader.into_iter().for_each(Waker::wake);
-        self.call(help);
+        self.call_all(board);
     }
 
     pub(super) fn completed(&self, board: &mut Board, turn: Turn, called: Option<Called>) {
@@ -76,6 +83,10 @@ impl Run {
         let completion = self.record(board, turn, called);
         self.carry_on(board, job, completion);
         self.perform(board);
+        if board.items.is_some() {
+            // One for each that may have ended, and what is no message before it.
+            self.begin_items(board, usize::MAX);
+        }
     }
 
     /// Tells the machine what became of a job, and does what follows for its step.

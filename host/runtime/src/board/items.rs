@@ -16,9 +16,17 @@ use crate::failure::ExecutionError;
 use crate::items::{BatchProgress, ItemOutcome};
 use crate::value::Value;
 
-/// How many items are brought under one lock: few enough that a lane which wants it meanwhile waits awake, and is not put to
-/// sleep.
-const FED_AT_ONCE: usize = 8;
+/// How many items are begun under one lock by whoever brings them: few enough that a lane which wants it meanwhile waits
+/// awake, and is not put to sleep.
+const BEGUN_AT_ONCE: usize = 8;
+
+/// How many times as many items as may be under way are held: read and not begun, under way, or ended and not handed out.
+/// 4: the lanes have enough to go on with while whoever reads the batch takes what has ended and brings what comes next.
+pub(crate) const HELD: usize = 4;
+
+/// How many bytes the messages have together, about, that are held beyond as many items as may be under way. 1 MiB:
+/// thousands of small messages, and little beside the memory of one instance.
+const HELD_BYTES: usize = 1 << 20;
 
 /// What a run is to do with the items of a batch.
 pub(crate) struct ItemsStart {
@@ -26,7 +34,7 @@ pub(crate) struct ItemsStart {
     pub(crate) port: Port,
     /// What the failure of one is to the others.
     pub(crate) on_item_error: OnItemError,
-    /// The most that are under way at once; one whose outcome waits for its reader is under way.
+    /// The most that are under way at once.
     pub(crate) width: usize,
     pub(crate) progress: BatchProgress,
 }
@@ -36,7 +44,9 @@ impl ItemsStart {
     pub(super) fn elements(&self) -> Elements {
         let width = u32::try_from(self.width).unwrap_or(u32::MAX);
         let width = NonZeroU32::new(width).unwrap_or(NonZeroU32::MIN);
-        Elements { width, on_item_error: self.on_item_error }
+        let held = u32::try_from(self.width.saturating_mul(HELD)).unwrap_or(u32::MAX);
+        let held = NonZeroU32::new(held).unwrap_or(NonZeroU32::MIN);
+        Elements { width, held, on_item_error: self.on_item_error }
     }
 }
 
@@ -44,6 +54,14 @@ impl ItemsStart {
 pub(super) struct Items {
     start: ItemsStart,
     read: u64,
+    /// Those that were read and not begun, in order: each a message, or why it is none.
+    waiting: VecDeque<Result<Arc<Value>, String>>,
+    /// Whether no further item comes.
+    all_read: bool,
+    /// How many bytes the messages have that wait to be begun, and the results that the reader was not given yet.
+    bytes: usize,
+    /// How many bytes the results have that the reader was given since it had none.
+    given_bytes: usize,
     /// How many are no messages, those included that were read before the start.
     unread: u64,
     /// How many have ended.
@@ -84,12 +102,21 @@ pub(crate) enum Reading {
     Over,
 }
 
+/// Returns how many bytes an outcome has that waits to be handed out.
+fn bytes_of(result: &Result<Arc<Value>, ExecutionError>) -> usize {
+    result.as_ref().map_or(0, |value| value.len_bytes())
+}
+
 impl Items {
     pub(super) fn new(start: ItemsStart, now: Instant) -> Self {
         Self {
             unread: start.progress.counts().failed,
             start,
             read: 0,
+            waiting: VecDeque::new(),
+            all_read: false,
+            bytes: 0,
+            given_bytes: 0,
             ended: 0,
             places: VecDeque::new(),
             given: 0,
@@ -121,14 +148,20 @@ impl Items {
         self.fresh += 1;
         let at = index.checked_sub(self.given).and_then(|at| usize::try_from(at).ok());
         if let Some(place) = at.and_then(|at| self.places.get_mut(at)) {
+            self.bytes += outcome.as_ref().map_or(0, bytes_of);
             *place = outcome.map_or(Place::Nothing, Place::Ended);
         }
     }
 
     /// Gives the reader what has ended up to the first item that has not.
     fn give(&mut self, outcomes: &mut VecDeque<ItemOutcome>) {
+        if outcomes.is_empty() {
+            self.given_bytes = 0;
+        }
         while matches!(self.places.front(), Some(Place::Ended(_))) {
             let Some(Place::Ended(result)) = self.places.pop_front() else { unreachable!("just looked at") };
+            self.bytes -= bytes_of(&result);
+            self.given_bytes += bytes_of(&result);
             outcomes.push_back(ItemOutcome { index: self.given, result });
             self.given += 1;
         }
@@ -141,8 +174,8 @@ impl Items {
         if self.fresh == 0 || !is_first_there || self.reader.is_none() {
             return None;
         }
-        // The last quarter keeps the lanes at work until the reader has brought more.
-        let many = self.fresh * 4 >= self.start.width * 3;
+        // What is held beside them keeps the lanes at work until the reader has brought more.
+        let many = self.fresh >= self.start.width;
         if !idle && !many && now.duration_since(self.called) < TICK / 2 {
             return None;
         }
@@ -166,14 +199,14 @@ impl Run {
         outcomes: &mut VecDeque<ItemOutcome>,
     ) -> Reading {
         let mut board = self.lock();
-        let has_room = has_items && board.conclusion.is_none() && board.progress.wants_item();
+        board.items.as_mut().expect("only a batch is read").give(outcomes);
+        let has_room = has_items && board.conclusion.is_none() && board.progress.takes_items();
         let room = if has_room { self.room(&board) } else { 0 };
         let now = board.now;
         let over = board.conclusion.is_some();
         let items = board.items.as_mut().expect("only a batch is read");
-        items.give(outcomes);
         // A reader that is slow with outcomes is not to keep the steps waiting.
-        if room > 0 && room * 4 >= items.start.width {
+        if room > 0 && items.waiting.len() * 2 < items.start.width {
             return Reading::Room(room);
         }
         if !outcomes.is_empty() {
@@ -201,11 +234,14 @@ impl Run {
             self.plan().items().is_some_and(|dimension| self.plan().dimension(dimension).stages > 1);
         let held = match (is_staged, self.items_have_results()) {
             // Those that wait for each other are in memory anyway; the machine knows how many are under way.
-            (true, _) => return 1,
+            (true, _) => return usize::from(board.progress.wants_item()),
             (false, true) => items.read - items.start.progress.delivered(),
             (false, false) => items.read - items.ended,
         };
-        items.start.width.saturating_sub(usize::try_from(held).unwrap_or(usize::MAX))
+        let width = items.start.width;
+        let most =
+            if items.bytes + items.given_bytes < HELD_BYTES { width.saturating_mul(HELD) } else { width };
+        most.saturating_sub(usize::try_from(held).unwrap_or(usize::MAX))
     }
 
     /// Returns whether each item has an outcome of its own.
@@ -213,56 +249,68 @@ impl Run {
         self.plan().result_dimension() != DimensionId::ROOT
     }
 
-    /// Brings items, of which each is a message or a reason why it is none: a few at a time, so that no lane waits long for
-    /// the lock, and the first are begun while the others are brought.
-    pub(crate) fn feed(&self, mut brought: impl ExactSizeIterator<Item = Result<Arc<Value>, String>>) {
-        while brought.len() > 0 {
-            let mut board = self.lock();
-            board.now = clock::now();
-            self.feed_some(&mut board, brought.by_ref().take(FED_AT_ONCE));
-            let help = self.help(&mut board, Rank::Helper);
-            drop(board);
-            self.call(help);
-        }
-    }
-
-    fn feed_some(&self, board: &mut Board, brought: impl Iterator<Item = Result<Arc<Value>, String>>) {
+    /// Brings items, of which each is a message or a reason why it is none, and says whether they are all. They are begun a
+    /// few at a time, so that no lane waits long for the lock.
+    pub(crate) fn feed(&self, brought: Vec<Result<Arc<Value>, String>>, all: bool) {
+        let mut board = self.lock();
+        board.now = clock::now();
         let has_results = self.items_have_results();
+        let items = board.items.as_mut().expect("only a batch is fed");
         for item in brought {
-            let Board { progress, actions, items, .. } = board;
-            let items = items.as_mut().expect("only a batch is fed");
-            let index = items.read;
             items.read += 1;
             items.start.progress.add_read();
             if has_results {
                 items.places.push_back(Place::UnderWay);
             }
-            match item {
-                Ok(value) => {
+            items.bytes += item.as_ref().map_or(0, |value| value.len_bytes());
+            items.waiting.push_back(item);
+        }
+        items.all_read = all;
+        loop {
+            let more = self.begin_items(&mut board, BEGUN_AT_ONCE);
+            let help = self.help(&mut board, Rank::Helper);
+            drop(board);
+            self.call(help);
+            if !more {
+                return;
+            }
+            board = self.lock();
+            board.now = clock::now();
+        }
+    }
+
+    /// Begins so many of the items that wait, as far as there are places. Returns whether there may be more.
+    pub(super) fn begin_items(&self, board: &mut Board, most: usize) -> bool {
+        for _ in 0..most {
+            let Board { progress, actions, items: Some(items), .. } = board else { return false };
+            if items.waiting.is_empty() {
+                if items.all_read && progress.takes_items() {
+                    progress.items_end(actions);
+                    self.perform(board);
+                }
+                return false;
+            }
+            if !progress.wants_item() {
+                return false;
+            }
+            let index = items.read - items.waiting.len() as u64;
+            match items.waiting.pop_front() {
+                Some(Ok(value)) => {
+                    items.bytes -= value.len_bytes();
                     items.incoming = Some((value, index));
                     progress.item(actions);
                     self.perform(board);
                 }
-                Err(fault) => self.not_a_message(board, index, fault),
+                Some(Err(fault)) => self.not_a_message(board, index, fault),
+                None => {}
             }
         }
+        true
     }
 
     /// Returns how many items were brought.
     pub(crate) fn items_read(&self) -> u64 {
         self.lock().items.as_ref().map_or(0, |items| items.read)
-    }
-
-    /// Says that all items were brought.
-    pub(crate) fn items_end(&self) {
-        let mut board = self.lock();
-        board.now = clock::now();
-        let Board { progress, actions, .. } = &mut *board;
-        progress.items_end(actions);
-        self.perform(&mut board);
-        let help = self.help(&mut board, Rank::Helper);
-        drop(board);
-        self.call(help);
     }
 
     /// Ends the run because its items cannot be read or are not those that are wanted.

@@ -1,16 +1,17 @@
 //! Owns what the board gives its lanes: the next turn, with what it takes and the permits that are there at once; and
 //! which of them rest and are called. Never decides what is ready.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::task::Waker;
 use std::time::Instant;
 
 use docket_graph::{Arity, Job, NodeId};
 use futures_util::future::{AbortHandle, AbortRegistration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Board, Run, Running, Turn};
-use crate::call::Called;
+use super::{Board, Ended, Hand, Run, Running, Turn};
+use crate::clock;
 use crate::key::ElementKey;
 use crate::reuse::Seat;
 use crate::value::Value;
@@ -76,20 +77,24 @@ pub(crate) struct Admitted<'a> {
 }
 
 impl Run {
-    /// Notes how the attempt that a lane was at has ended, if it was at one, and gives it the next.
+    /// Notes how the attempts that a lane was at have ended, if it was at any, and gives it the next, and perhaps more in
+    /// its hand.
     ///
-    /// One lock for both, and one reading of the clock, which the lane has just made: between two quick
-    /// steps nothing else has to happen. `had` is what that attempt had, where the next may have it.
+    /// One lock for all, and one reading of the clock, which the lane has just made: between two quick
+    /// steps nothing else has to happen. `had` is what the last attempt had, where the next may have it.
     pub(crate) fn next<'a>(
         &'a self,
         lane: Rank,
         now: Instant,
-        ended: Option<(Turn, Called)>,
+        ended: Option<Ended>,
+        hand: &mut Hand<'a>,
         mut had: Option<Admitted<'a>>,
     ) -> Next<'a> {
         let mut board = self.lock();
         board.now = now;
-        if let Some((turn, called)) = ended {
+        self.settle(&mut board, hand);
+        if let Some(Ended { turn, began, called }) = ended {
+            self.began_before(&mut board, turn, began);
             self.completed(&mut board, turn, Some(called));
         }
         if let Some(reader) = board.call_reader(now) {
@@ -98,12 +103,13 @@ impl Run {
             reader.wake();
             return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
         }
-        let taken = board.take(self.plan()).map(|turn| Taken {
-            turn,
-            inputs: self.inputs(&board, turn.job),
-            key: board.frames.get(turn.job.frame).expect("it has just been taken").element_key(),
-            begun: self.admit_at_once(&mut board, turn, &mut had),
-        });
+        let mut taken = board.take(self.plan()).map(|turn| self.taken(&board, turn));
+        if let Some(taken) = &mut taken {
+            taken.begun = self.admit_at_once(&mut board, taken.turn, &mut had);
+            if taken.begun.is_some() {
+                self.fill(&mut board, hand, taken.turn.job.node);
+            }
+        }
         self.ready.store(board.ready.len(), Ordering::Relaxed);
         let (soon, over) = (board.begun > 0, board.conclusion.is_some());
         let help = self.help(&mut board, lane);
@@ -179,11 +185,34 @@ impl Run {
         board.frames.inputs(self.plan(), job, arities, (&self.given, board.unread()))
     }
 
+    /// Returns a turn that has just been taken, with what it takes. It has not begun.
+    pub(super) fn taken<'a>(&self, board: &Board, turn: Turn) -> Taken<'a> {
+        let key = board.frames.get(turn.job.frame).expect("it has just been taken").element_key();
+        Taken { turn, inputs: self.inputs(board, turn.job), key, begun: None }
+    }
+
     /// Notes that an attempt waits, and returns the registration by which it is stopped; none if
-    /// it is to stop already.
-    pub(crate) fn waits(&self, turn: Turn) -> Option<AbortRegistration> {
+    /// it is to stop already. What else is in hand goes back: others may begin it meanwhile.
+    pub(crate) fn waits(
+        &self,
+        hand: &mut Hand<'_>,
+        turn: Turn,
+        began: Option<Instant>,
+    ) -> Option<AbortRegistration> {
         let mut board = self.lock();
-        let Board { frames, begun, .. } = &mut *board;
+        self.began_before(&mut board, turn, began);
+        let registration = self.set_aside(&mut board, turn);
+        if hand.is_idle() {
+            return registration;
+        }
+        board.now = clock::now();
+        self.settle(&mut board, hand);
+        self.call_all(board);
+        registration
+    }
+
+    fn set_aside(&self, board: &mut Board, turn: Turn) -> Option<AbortRegistration> {
+        let Board { frames, begun, .. } = board;
         let node = frames.node_mut(self.plan(), turn.job)?;
         if !matches!(node.running, Running::Begun { stop: false }) {
             return None;
@@ -192,6 +221,16 @@ impl Run {
         let (handle, registration) = AbortHandle::new_pair();
         node.running = Running::Waiting(handle);
         Some(registration)
+    }
+
+    /// Calls whoever has something to do since the board has changed, without the lock.
+    pub(super) fn call_all(&self, mut board: MutexGuard<'_, Board>) {
+        let now = board.now;
+        let reader = board.call_reader(now);
+        let help = self.help(&mut board, Rank::Helper);
+        drop(board);
+        reader.into_iter().for_each(Waker::wake);
+        self.call(help);
     }
 
     /// Begins an attempt that has nothing to wait for and nothing to look up: under the lock that is
@@ -225,11 +264,13 @@ impl Run {
 
     /// Returns whether an attempt at a node may have what one that has ended had: its permits, and its instance where that
     /// is used again, which is no other node's ever.
-    fn may_have(&self, node: NodeId, had: &Admitted<'_>) -> bool {
-        match self.resting(node) {
-            Some(_) => had.node == node && had.seat.used.is_some(),
-            None => self.resting(had.node).is_none(),
-        }
+    pub(super) fn may_have(&self, node: NodeId, had: &Admitted<'_>) -> bool {
+        self.may_follow(node, had.node) && (self.resting(node).is_none() || had.seat.used.is_some())
+    }
+
+    /// Returns whether an attempt at a node may come to have what one at the node before it had.
+    pub(super) fn may_follow(&self, node: NodeId, before: NodeId) -> bool {
+        node == before || (self.resting(node).is_none() && self.resting(before).is_none())
     }
 
     /// Gives the permits of an attempt that has ended back, and leaves its instance to the next one at its node where it may

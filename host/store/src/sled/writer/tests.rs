@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -361,6 +362,18 @@ fn whoever_commits_writes_at_once_and_overtakes_nobody() {
     assert!((1..=4).all(|n: u64| value_of(&bench, &n.to_string()).is_some()));
 }
 
+#[tokio::test]
+async fn whoever_waits_for_a_record_is_told_when_it_is_written_at_once() {
+    let bench = bench(u64::MAX);
+    let (key, most) = (record(1).key, Duration::from_secs(60));
+    let mut told = Box::pin(bench.common.changes.wait(Kind::Result, &key, most));
+    assert!((&mut told).now_or_never().is_none(), "nothing has changed");
+    assert!(matches!(bench.write_at_once(record(2)), Some(Ok(()))));
+    assert!((&mut told).now_or_never().is_none(), "another record has changed");
+    assert!(matches!(bench.write_at_once(record(1)), Some(Ok(()))));
+    assert!((&mut told).now_or_never().is_some(), "whoever waits is told");
+}
+
 #[test]
 fn nobody_who_commits_waits_for_the_disk_or_the_tree() {
     let bench = bench(u64::MAX);
@@ -405,4 +418,53 @@ fn a_sync_does_not_wait_for_those_who_do_not_come() {
     waiting.end();
     assert_eq!(waiting.take(1).map(|answers| answers.len()), Some(2), "who came before the end is answered");
     assert!(waiting.take(1).is_none());
+}
+
+#[test]
+fn whoever_commits_alone_waits_for_nobody_else() {
+    let bench = bench(u64::MAX);
+    for n in 1..=200 {
+        let (answer, mut answered) = oneshot::channel();
+        bench.writer.sync(answer);
+        let answered = loop {
+            let wanted = bench.writer.to_sync.wanted();
+            assert!(wanted.is_none_or(|wanted| wanted == 1), "the sync {n} waits for {wanted:?}");
+            match answered.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => thread::yield_now(),
+                answered => break answered,
+            }
+        };
+        answered.unwrap().unwrap();
+    }
+    assert_eq!(bench.syncs(), 200);
+}
+
+#[test]
+fn a_sync_waits_for_as_many_as_were_at_the_last_one_or_came_during_it() {
+    let bench = bench(u64::MAX);
+    let sync = || {
+        let (answer, answered) = oneshot::channel();
+        bench.writer.sync(answer);
+        answered
+    };
+    // Whether two who come during the sync of one are seen to have the next wait for three.
+    let is_seen = || {
+        let syncs = bench.syncs();
+        let log = bench.disk.log.lock().unwrap();
+        let first = sync();
+        while bench.syncs() == syncs {
+            thread::yield_now();
+        }
+        let (second, mut third) = (sync(), sync());
+        drop(log);
+        let mut is_seen = false;
+        while let Err(oneshot::error::TryRecvError::Empty) = third.try_recv() {
+            is_seen |= bench.writer.to_sync.wanted() == Some(3);
+        }
+        first.blocking_recv().unwrap().unwrap();
+        second.blocking_recv().unwrap().unwrap();
+        is_seen
+    };
+    // The wait is soon over, perhaps before anybody looks.
+    assert!((0..1000).any(|_| is_seen()));
 }
