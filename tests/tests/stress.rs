@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,12 +14,15 @@ use std::task::Poll;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use docket_graph::OnItemError;
 use docket_runtime::{
-    Canceller, Event, ExecutionError, ExecutionId, Host, HostOptions, Observer, Outcome, Request,
-    StepOptions, StepOutcome,
+    BatchRequest, Canceller, Event, ExecutionError, ExecutionId, Host, HostOptions, ItemCounts, ItemsError,
+    Observer, Outcome, Request, RetryOptions, StepOptions, StepOutcome,
 };
-use docket_tests::example::{EnrichedUser, UserId};
-use docket_tests::{execute, fixture, guest, options, profile_request};
+use docket_tests::example::{EnrichedUser, UserId, UserProfile};
+use docket_tests::{execute, fixture, guest, host_with, options, profile_request};
+use futures_util::stream;
+use prost::Message as _;
 
 /// What must be over before a step begins, by the steps' names.
 const NEEDS: [(&str, &[&str]); 4] = [
@@ -222,6 +226,101 @@ async fn stress(
     assert!(game.faults.is_empty(), "{} faults, such as {:?}", game.faults.len(), game.faults.first());
     let unfinished = game.executions.values().filter(|track| !track.over).count();
     assert_eq!(unfinished, 0, "executions without an end");
+}
+
+/// Carries a batch of some words out, of which some wait and some fail, to the end that is meant for it. Checks what comes
+/// of it until then.
+async fn live_batch(host: Host, mut chance: Chance, fate: Fate) {
+    let items = usize::try_from(chance.below(150)).unwrap();
+    let mut word = |n: usize| match chance.below(40) {
+        0 => format!("{n}-sleeps-{}", chance.below(20)),
+        1 => format!("{n}-until-2"),
+        2 => "fails".to_owned(),
+        _ => n.to_string(),
+    };
+    let words: Vec<_> = (0..items).map(&mut word).collect();
+    let policy = if chance.below(3) == 0 { OnItemError::Fail } else { OnItemError::Continue };
+    let width = [1, 7, 64][usize::try_from(chance.below(3)).unwrap()];
+    let width = NonZeroUsize::new(width).unwrap();
+    let request = Request::for_message::<UserProfile>();
+    let request = match fate {
+        Fate::Deadline(limit) => request.timeout(limit),
+        _ => request,
+    };
+    let request = BatchRequest::new(request).on_item_error(policy).max_concurrency(width);
+    let told = words.clone().into_iter().map(|id| Ok::<_, ItemsError>(UserId { id }.encode_to_vec().into()));
+    let mut batch = host.batch(request, stream::iter(told)).unwrap();
+    let canceller = batch.canceller();
+    let all = async {
+        let mut taken = 0;
+        while let Some(outcome) = batch.next().await {
+            assert_eq!(outcome.index, taken);
+            assert_eq!(outcome.result.is_err(), words[usize::try_from(taken).unwrap()] == "fails");
+            taken += 1;
+        }
+        (taken, batch.outcome().await.unwrap())
+    };
+    let (taken, outcome) = match fate {
+        Fate::Live | Fate::Deadline(_) => all.await,
+        Fate::Cancel(after) => {
+            let cancel = async {
+                tokio::time::sleep(after).await;
+                canceller.cancel();
+            };
+            tokio::join!(all, cancel).0
+        }
+        Fate::DropAfter(after) => match tokio::time::timeout(after, all).await {
+            Ok(ended) => ended,
+            Err(_) => return,
+        },
+        Fate::DropAfterPolls(polls) => {
+            let mut all = pin!(all);
+            for _ in 0..polls {
+                tokio::select! {
+                    biased;
+                    _ = &mut all => return,
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+            return;
+        }
+    };
+    let ItemCounts { done, failed, .. } = outcome.items;
+    assert!(done + failed >= taken, "{:?}", outcome.items);
+    let is_to_fail = policy == OnItemError::Fail && words.iter().any(|word| word == "fails");
+    match (&outcome.result, fate) {
+        (Ok(_), _) => assert_eq!((taken, done + failed, is_to_fail), (items as u64, items as u64, false)),
+        (Err(ExecutionError::Cancelled), Fate::Cancel(_)) => {}
+        (Err(ExecutionError::Deadline { .. }), Fate::Deadline(_)) => {}
+        (Err(error), _) => assert!(is_to_fail, "{fate:?}: {error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_that_end_at_random_lose_no_item_and_leave_nothing() {
+    let retry = RetryOptions { max_attempts: 2.try_into().ok(), ..RetryOptions::default() };
+    let step = StepOptions { retry, ..StepOptions::default() };
+    for mut options in shapes() {
+        options.steps.insert("FetchProfile".to_owned(), step.clone());
+        let mut chance = Chance(options.lanes as u64 * 1000 + options.max_instances as u64);
+        let host = host_with(&["obey"], options).await.unwrap();
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let fate = Fate::drawn(&mut chance, Duration::from_millis(60));
+            running.spawn(live_batch(host.clone(), Chance(chance.below(u64::MAX)), fate));
+        }
+        let all = async {
+            while let Some(joined) = running.join_next().await {
+                joined.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("a batch hangs");
+        // The task of a batch that was dropped is gone soon.
+        while host.executions() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        execute(&host, profile_request()).await.result.unwrap();
+    }
 }
 
 fn enriched_request() -> Request {

@@ -371,7 +371,7 @@ fn reported(failure: wit::Failure) -> StepFailure {
             wit::FailureKind::Permanent => FailureClass::Permanent,
             wit::FailureKind::Abort => FailureClass::Abort,
         },
-        code: code.map(|code| bearable(&code, LONGEST_CODE)),
+        code: code.map(|code| bearable(&code, LONGEST_CODE)).filter(|code| !code.is_empty()),
         message: bearable(&message, LONGEST_MESSAGE),
         retry_after: retry_after_ms.map(Duration::from_millis),
     }
@@ -560,6 +560,21 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn a_code_without_a_word_is_none() {
+        let code = |code: Option<&str>| {
+            let message = "busy".to_owned();
+            let kind = wit::FailureKind::Permanent;
+            let code = code.map(str::to_owned);
+            reported(wit::Failure { kind, code, message, retry_after_ms: None }).to_string()
+        };
+        let cases =
+            [(None, "busy"), (Some(""), "busy"), (Some(" \n"), "busy"), (Some("a"), "busy (code `a`)")];
+        for (given, said) in cases {
+            assert_eq!(code(given), said);
+        }
+    }
 
     #[tokio::test]
     async fn an_answer_that_comes_after_the_deadline_is_none() {
