@@ -243,6 +243,22 @@ async fn large_items_are_not_held_beyond_those_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_wait_for_all_others_make_room_for_them() {
+    // `Judge` takes what was gathered of all items, and runs for each.
+    let host = host(&["count_failed"]).await;
+    for (items, most) in [(0, 64), (64, 64), (65, 64), (1000, 64), (100, 1), (300, 7)] {
+        let judged = Port::parse("example.v1.UserProfile#judged").unwrap();
+        let user_id = Port::parse("example.v1.UserID").unwrap();
+        let request = BatchRequest::new(Request::new(judged)).items(user_id).max_concurrency(width(most));
+        let words = told((0..items).map(|n: usize| n.to_string()));
+        let (outcomes, outcome) = carried_out(&host, request, words).await;
+        let names: Vec<_> = outcomes.iter().map(|item| name(item.result.as_ref().unwrap())).collect();
+        assert_eq!(names, (0..items).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(outcome.items.done, items as u64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_item_begins_after_one_has_failed() {
     let host = host_with(&["obey"], HostOptions { lanes: 1, ..options() }).await.unwrap();
     for bad in [0, 20, 43, 190] {

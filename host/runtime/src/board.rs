@@ -428,7 +428,14 @@ impl Run {
                         Running::No => self.carry_on(board, job, Completion::Stopped { began: false }),
                     }
                 }
-                Action::Passed { element, stage } => board.frames.gather(self.plan(), element, stage),
+                Action::Passed { element, stage } => {
+                    board.frames.gather(self.plan(), element, stage);
+                    if Some(element.dimension) == self.plan().items()
+                        && let Some(items) = &mut board.items
+                    {
+                        items.passed();
+                    }
+                }
                 Action::Ended { element, how } => self.element_ended(board, element, how),
                 Action::Closed { frame, dimension, stage, elements: _, failed } => {
                     let is_of_items = Some(dimension) == self.plan().items();

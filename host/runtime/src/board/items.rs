@@ -77,6 +77,8 @@ pub(super) struct Items {
     reader: Option<Waker>,
     /// How many items have ended since the reader was last called.
     fresh: usize,
+    /// How many places have become free since then: of items that have ended, or wait for all others.
+    freed: usize,
     /// When that was.
     called: Instant,
 }
@@ -124,6 +126,7 @@ impl Items {
             broken: None,
             reader: None,
             fresh: 0,
+            freed: 0,
             called: now,
         }
     }
@@ -146,11 +149,17 @@ impl Items {
     fn end(&mut self, index: u64, outcome: Option<Result<Arc<Value>, ExecutionError>>) {
         self.ended += 1;
         self.fresh += 1;
+        self.freed += 1;
         let at = index.checked_sub(self.given).and_then(|at| usize::try_from(at).ok());
         if let Some(place) = at.and_then(|at| self.places.get_mut(at)) {
             self.bytes += outcome.as_ref().map_or(0, bytes_of);
             *place = outcome.map_or(Place::Nothing, Place::Ended);
         }
+    }
+
+    /// Notes that an item has given up its place without an end.
+    pub(super) fn passed(&mut self) {
+        self.freed += 1;
     }
 
     /// Gives the reader what has ended up to the first item that has not.
@@ -167,24 +176,31 @@ impl Items {
         }
     }
 
-    /// Returns the waker of the reader when calling it is worth it: most of the items are for it, or nothing else is left to
-    /// do, or it has waited for half a tick.
+    /// Returns the waker of the reader when calling it is worth it: it can take outcomes or is to bring items, and either
+    /// these are many, or nothing else is left to do, or it has waited for half a tick.
     pub(super) fn call_reader(&mut self, now: Instant, idle: bool) -> Option<Waker> {
         let is_first_there = self.places.front().is_none_or(|first| !matches!(first, Place::UnderWay));
-        if self.fresh == 0 || !is_first_there || self.reader.is_none() {
+        let takes = self.fresh > 0 && is_first_there;
+        let brings = self.freed > 0 && !self.all_read && self.waiting.len() * 2 < self.start.width;
+        if !(takes || brings) || self.reader.is_none() {
             return None;
         }
         // What is held beside them keeps the lanes at work until the reader has brought more.
-        let many = self.fresh >= self.start.width;
+        let many = self.freed >= self.start.width;
         if !idle && !many && now.duration_since(self.called) < TICK / 2 {
             return None;
         }
         self.reader(now)
     }
 
+    /// Notes that the reader knows of everything.
+    fn looked(&mut self, now: Instant) {
+        (self.fresh, self.freed, self.called) = (0, 0, now);
+    }
+
     /// Returns the waker of the reader, if it waits: it is called now.
     pub(super) fn reader(&mut self, now: Instant) -> Option<Waker> {
-        (self.fresh, self.called) = (0, now);
+        self.looked(now);
         self.reader.take()
     }
 }
@@ -218,8 +234,7 @@ impl Run {
         if over {
             return Reading::Over;
         }
-        items.fresh = 0;
-        items.called = now;
+        items.looked(now);
         match &mut items.reader {
             Some(reader) => reader.clone_from(waker),
             reader => *reader = Some(waker.clone()),
@@ -233,8 +248,8 @@ impl Run {
         let is_staged =
             self.plan().items().is_some_and(|dimension| self.plan().dimension(dimension).stages > 1);
         let held = match (is_staged, self.items_have_results()) {
-            // Those that wait for each other are in memory anyway; the machine knows how many are under way.
-            (true, _) => return usize::from(board.progress.wants_item()),
+            // Those that wait for each other are in memory anyway.
+            (true, _) => return items.start.width.saturating_sub(items.waiting.len()),
             (false, true) => items.read - items.start.progress.delivered(),
             (false, false) => items.read - items.ended,
         };
