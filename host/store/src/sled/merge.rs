@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, mpsc};
 
 use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Kind, RecordKey};
 
 use super::common::{Answer, Common, Disk, answer};
@@ -20,6 +20,16 @@ use super::tally::Tally;
 
 /// How many records the tree takes in one of its batches: for as long as that takes nobody reads it.
 const AT_ONCE: usize = 512;
+
+/// Returns the number of the last frame that the tree has.
+pub(super) fn merged(tree: &sled::Tree) -> Result<u64, StoreError> {
+    let Some(number) = tree.get(MERGED_KEY).map_err(super::failed)? else { return Ok(0) };
+    let number = <[u8; 8]>::try_from(&*number).map_err(|_| {
+        let why = "the store cannot be read: how far its log was read is not said";
+        StoreError::new(StoreErrorKind::Corrupt, why)
+    })?;
+    Ok(u64::from_be_bytes(number))
+}
 
 /// What is to be merged.
 pub(super) struct Merge {

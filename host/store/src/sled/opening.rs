@@ -16,7 +16,7 @@ use super::SledOptions;
 use super::common::Disk;
 use super::layout::{FORMAT, FORMAT_KEY};
 use super::log::{self, FILES, FULL_BYTES, Files};
-use super::tally;
+use super::{merge, tally};
 
 /// The most that a file of the log keeps when the store is closed: whoever opens it reads them whole.
 const ENDED_BYTES: u64 = 1 << 20;
@@ -58,8 +58,12 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<sled::Db, Store
 /// A file that says that a store was made here, and had records.
 const MADE: &str = "docket.made";
 
-/// A file that says that sled has mended the database and lost something: what was said then.
+/// A file that says that the database is damaged, a copy of it was made, and perhaps sled has mended it and lost something:
+/// what was said then.
 const LOSSY: &str = "docket.damaged";
+
+/// What is said of a database that has had records and has none.
+const EMPTIED: &str = "sled finds nothing in it any more";
 
 /// Returns the error of a store that sled opens as if nothing had ever been in it: damage early in its
 /// log looks like the end of it.
@@ -69,11 +73,12 @@ fn emptied(path: &Path) -> StoreError {
         Err(_) => String::new(),
     };
     let message = format!(
-        "the store `{}` is damaged (sled finds nothing in it any more); {what}put a backup in its place, \
+        "the store `{}` is damaged ({EMPTIED}); {what}put a backup in its place, \
          or move it away to begin with an empty one",
         path.display()
     );
-    StoreError::new(StoreErrorKind::Corrupt, message)
+    let error = StoreError::new(StoreErrorKind::Corrupt, message);
+    if what.is_empty() { error } else { refuse_from_now_on(path, error) }
 }
 
 fn make_directory(path: &Path) -> Result<(), StoreError> {
@@ -192,14 +197,9 @@ fn repair(path: &Path, options: &SledOptions, why: &str) -> Result<sled::Db, Sto
     }
     match open_sled(path, options) {
         Ok(db) => {
-            // sled passes over what it cannot read in the middle of its log.
-            if has_format(&db)? {
-                tally::check(&db).map_err(|lost| {
-                    // sled has mended it by now, and will open it without a word.
-                    let why = format!("{why}; then: {lost}");
-                    let _ = fs::write(path.join(LOSSY), damaged(&why).to_string());
-                    damaged(&why)
-                })?;
+            if let Err(lost) = is_whole(path, &db) {
+                // sled has mended it by now, and will open it without a word.
+                return Err(refuse_from_now_on(path, damaged(&format!("{why}; then: {lost}"))));
             }
             tracing::warn!(
                 store = %shown, copy = %copy.display(), why,
@@ -210,8 +210,31 @@ fn repair(path: &Path, options: &SledOptions, why: &str) -> Result<sled::Db, Sto
         Err(Failure::Io(error)) => Err(damaged(&format!("{why}; then: {error}"))),
         // The first try may still hold the lock in a thread that sled left behind.
         Err(Failure::Locked) => Err(damaged(why)),
-        Err(Failure::Damaged(again) | Failure::OtherVersion(again)) => Err(damaged(&again)),
+        Err(Failure::Damaged(again) | Failure::OtherVersion(again)) => {
+            Err(refuse_from_now_on(path, damaged(&again)))
+        }
     }
+}
+
+/// Has everybody who opens the store told the same, without another copy of it.
+fn refuse_from_now_on(path: &Path, error: StoreError) -> StoreError {
+    // Where that cannot be written there will be a copy more.
+    let _ = fs::write(path.join(LOSSY), error.to_string());
+    error
+}
+
+/// Sees whether a database that sled has mended has every record: sled passes over what it cannot read in the middle of
+/// its log, and goes back to what the database once was where it cannot read the end.
+fn is_whole(path: &Path, db: &sled::Db) -> Result<(), String> {
+    let said = |error: StoreError| error.to_string();
+    if !has_format(db).map_err(said)? {
+        let is_new = !path.join(MADE).exists();
+        return if is_new { Ok(()) } else { Err(EMPTIED.to_owned()) };
+    }
+    tally::check(db)?;
+    let files = Files::open(path).map_err(|error| error.to_string())?;
+    let merged = merge::merged(db).map_err(said)?;
+    files.read(merged).map_err(|error| error.to_string())?.map(drop)
 }
 
 fn copy_aside(path: &Path) -> io::Result<PathBuf> {

@@ -7,23 +7,15 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::record::Revision;
 
 use super::content::{self, Change, State};
-use super::failed;
-use super::layout::MERGED_KEY;
 use super::log::{self, Logged};
-use super::merge::{Merger, Then};
+use super::merge::{self, Merger, Then};
 use super::opening::DataFiles;
 use super::overlay::{Layer, Overlay, look};
 
 /// Brings the tree up to the log; returns the number of the next frame.
 pub(super) fn recover(merger: &mut Merger, files: &DataFiles) -> Result<u64, StoreError> {
     let tree = merger.tree.clone();
-    let merged = match tree.get(MERGED_KEY).map_err(failed)? {
-        None => 0,
-        Some(number) => {
-            let number = <[u8; 8]>::try_from(&*number);
-            u64::from_be_bytes(number.map_err(|_| unreadable("how far its log was read is not said"))?)
-        }
-    };
+    let merged = merge::merged(&tree)?;
     let frames = files.frames(merged)?;
     let Some(&(last, _)) = frames.last() else {
         // What the tree has of the log may not be on the disk yet, and the log is about to be written over.

@@ -87,7 +87,16 @@ impl Writer {
         let (sent, to_sync) = (Arc::<AtomicUsize>::default(), Arc::<Waiting>::default());
         let syncing =
             Syncing { disk: Arc::clone(&disk), waiting: Arc::clone(&to_sync), common: Arc::clone(&common) };
-        let log = Log { next, bytes: 0, roomy: 0, merges, merged, is_merging: false, merging_bytes: 0 };
+        let log = Log {
+            first: next,
+            next,
+            bytes: 0,
+            roomy: 0,
+            merges,
+            merged,
+            is_merging: false,
+            merging_bytes: 0,
+        };
         let writing = Writing { tree, disk, log, common: Arc::clone(&common) };
         let writing = Arc::new(Mutex::new(Some(writing)));
         let thread = Thread {
@@ -287,6 +296,8 @@ struct Writing {
 
 /// How far the log is.
 struct Log {
+    /// The number of the first frame since the store was opened.
+    first: u64,
     /// The number of the next frame.
     next: u64,
     /// How many bytes were written to the file whose turn it is.
@@ -370,16 +381,22 @@ impl Writing {
         self.log.bytes >= FILE_BYTES && (self.log.bytes >= FULL_BYTES || !self.is_merging())
     }
 
-    /// Has the tree take everything.
+    /// Has the tree take everything, and leaves an empty frame in the log: a tree that sled finds as it once was is then
+    /// seen not to go on to it, however short the log is.
     fn end(mut self) {
         if self.log.bytes > 0 {
             self.merge(Then::Synced, Vec::new());
         }
         self.wait_until_merged();
-        if self.common.broken.get().is_none()
-            && let Err(error) = self.disk.end()
-        {
+        if self.common.broken.get().is_some() {
+            return;
+        }
+        if let Err(error) = self.disk.end() {
             tracing::debug!(%error, "the log stays as long as it was");
+        }
+        if self.log.next > self.log.first {
+            // Where it fails nothing is lost that was written, and the next to open the store says what is wrong with it.
+            let _ = self.append(Frame::new()).and_then(|()| self.common.sync(&*self.disk));
         }
     }
 

@@ -185,7 +185,7 @@ async fn a_database_to_which_its_log_does_not_go_back_is_damaged() {
     write(&store, vec![put(&record("later", 1), Expect::Absent)]).await;
     store.close().await.unwrap();
     without_merged(directory.path());
-    let sentence = "the store `STORE` is damaged (its log goes on with 201 where 1 must be): put a backup of \
+    let sentence = "the store `STORE` is damaged (its log goes on with 202 where 1 must be): put a backup of \
                     the whole directory in its place, or move it away to begin with an empty one";
     check_refused(directory.path(), StoreErrorKind::Corrupt, sentence);
 }
@@ -258,14 +258,24 @@ async fn opened_spoilt(path: &Path, records: &[Record]) -> Result<(), StoreError
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_within_a_database_is_told_of_whatever_sled_makes_of_it() {
+    check_damage(800, 700, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_within_a_database_is_told_of_where_the_log_keeps_nothing() {
+    // So much that the log has nothing of it once the store is closed, and sled's summary is of the time before.
+    check_damage(400, 6_000, false).await;
+}
+
+async fn check_damage(count: u64, bytes: usize, is_summed_up: bool) {
     const SEGMENT: u64 = 512 << 10;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     let mut records = Vec::new();
     for round in 1..=4_u64 {
         let store = SledStore::open(&path).unwrap();
-        records = (0..800)
-            .map(|n| Record { body: body(700, n + round), ..record(&format!("kept/{n}"), round) })
+        records = (0..count)
+            .map(|n| Record { body: body(bytes, n + round), ..record(&format!("kept/{n}"), round) })
             .collect();
         for some in records.chunks(100) {
             let writes = some.iter().map(|record| put(record, Expect::Any)).collect();
@@ -273,10 +283,17 @@ async fn damage_within_a_database_is_told_of_whatever_sled_makes_of_it() {
         }
         store.close().await.unwrap();
     }
-    SledStore::open(&path).unwrap().close().await.unwrap();
+    if is_summed_up {
+        SledStore::open(&path).unwrap().close().await.unwrap();
+    }
     let length = fs::metadata(path.join("db")).unwrap().len();
     // The head of one of sled's segments, what is in its midst, and the half of it.
-    let spoilt_at = [(0, vec![0xa5; 20]), (SEGMENT / 3, vec![0xa5; 64]), (SEGMENT / 2, vec![0; 256 << 10])];
+    let spoilt_at = [
+        (0, vec![0xa5; 20]),
+        (SEGMENT / 5, vec![0xa5]),
+        (SEGMENT / 3, vec![0xa5; 64]),
+        (SEGMENT / 2, vec![0; 256 << 10]),
+    ];
     let (mut refused, mut mended) = (0, 0);
     for (segment, without_summary) in (0..length / SEGMENT).flat_map(|n| [(n, false), (n, true)]) {
         for (kind, (at, bytes)) in spoilt_at.iter().enumerate() {
@@ -322,6 +339,26 @@ async fn a_database_that_is_mended_without_one_of_its_records_is_refused_from_th
         assert!(error.kind() == StoreErrorKind::Corrupt && error.to_string().contains(said), "{error}");
         let file = fs::File::open(path.join("db")).unwrap();
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    }
+    assert!(!directory.path().join("store.damaged-2").exists(), "one copy is enough");
+}
+
+#[tokio::test]
+async fn a_database_in_which_nothing_is_found_any_more_is_copied_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    filled(&path).await;
+    let length = fs::metadata(path.join("db")).unwrap().len();
+    fs::write(path.join("db"), vec![0; usize::try_from(length).unwrap()]).unwrap();
+    for _ in 0..3 {
+        // sled's own threads let go of a database some time after the last handle to it.
+        let mut error = SledStore::open(&path).err().expect("its records are gone");
+        while error.kind() == StoreErrorKind::InUse {
+            std::thread::sleep(Duration::from_millis(10));
+            error = SledStore::open(&path).err().expect("its records are gone");
+        }
+        let said = error.to_string();
+        assert!(error.kind() == StoreErrorKind::Corrupt && said.contains("store.damaged-1"), "{said}");
     }
     assert!(!directory.path().join("store.damaged-2").exists(), "one copy is enough");
 }

@@ -151,7 +151,11 @@ fn a_commit_costs_one_sync_and_only_where_it_asks_for_one() {
     }
     assert_eq!(bench.syncs(), 20);
     bench.writer.close();
-    assert_eq!(bench.syncs(), 22, "the end syncs what nobody asked for, in the log and in the tree");
+    assert_eq!(
+        bench.syncs(),
+        23,
+        "the end syncs what nobody asked for, in the log and in the tree, and its mark"
+    );
     assert!(value_of(&bench, "40").is_some(), "then the tree has it");
 }
 
