@@ -6,7 +6,9 @@ mod standing;
 use std::sync::Arc;
 
 use docket_runtime::ExecutionId;
-use docket_store::{Filter, Journal, Kind, LEASE, Query, Status, Store, StoreError, StoreUrl};
+use docket_store::{
+    Filter, Journal, Kind, LEASE, Query, Status, Store, StoreError, StoreErrorKind, StoreUrl,
+};
 use etcetera::BaseStrategy as _;
 use tokio::sync::OnceCell;
 
@@ -61,6 +63,18 @@ impl Door {
         Ok(Self::to(url, is_default, notice))
     }
 
+    /// The same, for who only looks at what is there, or goes on with it.
+    ///
+    /// # Errors
+    /// Also where the command line names a place in which there is nothing: nothing is made there.
+    pub(crate) fn of_existing(arg: &StoreArg, config: &Config) -> Result<Self, CliError> {
+        let this = Self::of(arg, config, Notice::Unusual)?;
+        if arg.url.is_some() {
+            this.check_existing()?;
+        }
+        Ok(this)
+    }
+
     /// Returns the way to the store of this address, named on the command line.
     ///
     /// # Errors
@@ -90,7 +104,7 @@ impl Door {
     /// Where there is nothing.
     pub(crate) fn check_existing(&self) -> Result<(), CliError> {
         match &self.0.url {
-            StoreUrl::Sled(path) | StoreUrl::Sqlite(path) if !path.exists() => {
+            StoreUrl::Sled(path) | StoreUrl::Sqlite(path) if matches!(path.try_exists(), Ok(false)) => {
                 Err(CliError::new(Exit::Usage, format_args!("there is no store `{}`", self.0.url)))
             }
             _ => Ok(()),
@@ -131,8 +145,15 @@ impl Door {
     /// Closes the store, if it was opened. What was acknowledged is safe before.
     pub(crate) async fn close(&self) {
         let Some(store) = self.0.opened.get() else { return };
-        if let Err(error) = store.close().await {
-            tracing::warn!(target: HOST, "the store `{}` could not be closed: {error}", self.0.url);
+        match store.close().await {
+            Ok(()) => {}
+            // Whoever had it has ended first, and nothing is left to be closed.
+            Err(error) if error.kind() == StoreErrorKind::Unavailable => {
+                tracing::debug!(target: HOST, "the store `{}` was closed by another: {error}", self.0.url);
+            }
+            Err(error) => {
+                tracing::warn!(target: HOST, "the store `{}` could not be closed: {error}", self.0.url);
+            }
         }
     }
 

@@ -165,7 +165,8 @@ impl Claims {
         };
         let same = left != Left::Expired && facts.execution.as_deref() == Some(execution);
         let attempts = if same { facts.attempts } else { 0 };
-        let first_created = Some(facts.created_at);
+        // What takes the place of a result that has expired is a new one.
+        let first_created = (left != Left::Expired).then_some(facts.created_at);
         Ok(Look::Free(Free { last: Some(record.revision), time, first_created, attempts, left }))
     }
 

@@ -136,6 +136,14 @@ async fn a_result_expires_for_others_and_never_for_the_execution_that_made_it() 
     clock.advance(Duration::from_secs(6));
     assert!(matches!(one.look(&key("k"), "a").await.unwrap(), Look::Kept(_)));
     assert_eq!(free(&one, "k", "b").await.left, Left::Expired);
+    let created_at = async || match one.look(&key("k"), "b").await.unwrap() {
+        Look::Kept(record) => record.facts.created_at,
+        look => panic!("it is not kept: {look:?}"),
+    };
+    let now = one.store().get(Kind::Result, &key("k")).await.unwrap().now;
+    let held = claim(&one, "k", "b").await;
+    one.complete(&held, "other".into(), Some(Duration::from_secs(5))).await.unwrap();
+    assert_eq!(created_at().await, now, "it is as old as what was made last");
 }
 
 #[tokio::test]

@@ -21,13 +21,13 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output::{self, size};
 use crate::session::Session;
-use crate::store::{Door, Notice, unusable};
+use crate::store::{Door, unusable};
 
 pub(super) async fn cache(session: &mut Session, args: CacheArgs) -> Result<(), CliError> {
     let CacheArgs { store, verb } = args;
     let config = session.config()?;
     let options = bring_up::options(&session.args, &config);
-    let door = Door::of(&store, &config, Notice::Unusual)?;
+    let door = Door::of_existing(&store, &config)?;
     let way = door.clone();
     let done = session.elsewhere(async move {
         let ledger = Ledger::of(way.store().await.map_err(|error| unusable(&error))?);

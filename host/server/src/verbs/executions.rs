@@ -19,13 +19,13 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output;
 use crate::session::Session;
-use crate::store::{Door, Notice, TENANT, unusable};
+use crate::store::{Door, TENANT, unusable};
 
 pub(super) async fn executions(session: &mut Session, args: ExecutionsArgs) -> Result<(), CliError> {
     let ExecutionsArgs { store, verb } = args;
     let config = session.config()?;
     let options = bring_up::options(&session.args, &config);
-    let door = Door::of(&store, &config, Notice::Unusual)?;
+    let door = Door::of_existing(&store, &config)?;
     let way = door.clone();
     let done = session.elsewhere(async move {
         let ledger = Ledger::of(way.store().await.map_err(|error| unusable(&error))?);

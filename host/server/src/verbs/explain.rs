@@ -11,11 +11,11 @@ use crate::args::{ExplainArgs, ViewFormat};
 use crate::error::{CliError, harmless};
 use crate::output;
 use crate::session::Session;
-use crate::store::{Door, Notice, TENANT, unusable};
+use crate::store::{Door, TENANT, unusable};
 
 pub(super) async fn explain(session: &mut Session, args: ExplainArgs) -> Result<(), CliError> {
     let ExplainArgs { id, format, store } = args;
-    let door = Door::of(&store, &session.config()?, Notice::Unusual)?;
+    let door = Door::of_existing(&store, &session.config()?)?;
     let way = door.clone();
     let found = session.elsewhere(async move {
         let store = way.store().await.map_err(|error| unusable(&error))?;

@@ -23,7 +23,7 @@ use crate::log::HOST;
 use crate::output::{self, Readable};
 use crate::request::ItemsAsked;
 use crate::session::Session;
-use crate::store::{Door, Notice, unusable};
+use crate::store::{Door, unusable};
 
 /// What a configuration is called in messages that was kept with an execution.
 const KEPT_CONFIG: &str = "the kept docket.toml";
@@ -31,7 +31,7 @@ const KEPT_CONFIG: &str = "the kept docket.toml";
 pub(super) async fn resume(session: &mut Session, args: ResumeArgs) -> Result<(), CliError> {
     let ResumeArgs { id, all, items_format, ending, store } = args;
     let config = session.config()?;
-    let door = Door::of(&store, &config, Notice::Unusual)?;
+    let door = Door::of_existing(&store, &config)?;
     let opened = door.clone();
     let store = session.elsewhere(async move { opened.store().await.map_err(|error| unusable(&error)) });
     let resuming = Resuming { door: door.clone(), store: store.await?, config };

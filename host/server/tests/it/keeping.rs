@@ -265,6 +265,12 @@ fn what_is_not_there_is_bad_input_and_a_store_that_cannot_be_used_is_said_to_be(
     check(&["run", "--store", "slde:x"], 2, "there is no store of the kind `slde`; did you mean `sled`?");
     check(&["store", "check", "--store", "sled:nowhere"], 2, "there is no store `sled:nowhere`");
     check(&["store", "migrate", "sled:nowhere", "sled:x"], 2, "there is no store `sled:nowhere`");
+    for looks in [&["cache", "ls"][..], &["executions", "ls"], &["explain", "x"], &["resume", "x"]] {
+        for url in ["sled:nowhere", "sqlite:nowhere"] {
+            check(&[looks, &["--store", url]].concat(), 2, &format!("there is no store `{url}`"));
+        }
+    }
+    assert!(!dir.join("nowhere").exists(), "who only looks makes nothing");
     check(&["store", "migrate", "sled:kept", "sled:./kept"], 2, "a store cannot be moved to itself");
     check(&["run", "-q", "--store", "sled:file/below"], 4, "");
     check(&["executions", "ls", "--store", "sqlite:file/below"], 4, "");
