@@ -361,6 +361,9 @@ async fn reason(
     let Some(record) = of_key(store, key).await? else { return Ok(REMOVED.to_owned()) };
     let parts = record.facts.detail.as_deref().and_then(|detail| serde_json::from_str::<Parts>(detail).ok());
     let Some(parts) = parts else { return Ok("what its key is made of is not known".to_owned()) };
+    if parts.after_expired {
+        return Ok("its result had expired".to_owned());
+    }
     // What was made since the execution began is of other elements, where there are any.
     let before = began.unwrap_or(record.facts.created_at);
     let earlier = results(&**store, tenant, step, Some(before)).await?;

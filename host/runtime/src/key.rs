@@ -63,6 +63,9 @@ pub(crate) struct Parts {
     pub(crate) instance: Instance,
     pub(crate) output: String,
     pub(crate) inputs: Vec<InputPart>,
+    /// Whether the result stands in the place of one of the same key that had expired; no part of the key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) after_expired: bool,
 }
 
 fn is_fresh(instance: &Instance) -> bool {
@@ -154,6 +157,7 @@ pub(crate) fn parts(keep: &Keep, inputs: &[(Arc<Value>, Arity)]) -> Parts {
         instance: keep.instance,
         output: keep.output.clone(),
         inputs: keep.inputs.iter().zip(inputs).map(input).collect(),
+        after_expired: false,
     }
 }
 

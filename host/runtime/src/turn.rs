@@ -19,7 +19,7 @@ use crate::flight::{Landing, Lead, Role, landed};
 use crate::generation::{Keep, StepCode};
 use crate::held::Beginning;
 use crate::keep::{Hold, Keeping};
-use crate::key::{self, ElementKey, WorkKey};
+use crate::key::{self, ElementKey, Parts, WorkKey};
 use crate::options::OnStoreError;
 use crate::stored;
 use crate::value::Value;
@@ -217,7 +217,7 @@ impl Seeker<'_> {
             Some(record) => record.beginning().await,
             None => None,
         };
-        let (keeping, work) = (Arc::clone(self.keeping), self.work());
+        let (keeping, work) = (Arc::clone(self.keeping), self.work(free.left == Left::Expired));
         let claimed = async move {
             let beside = beginning.as_ref().map(Beginning::write);
             let claim = keeping.claims.claim_beside(work, &free, beside).await?;
@@ -261,9 +261,9 @@ impl Seeker<'_> {
         value.map(Arc::new)
     }
 
-    fn work(&self) -> Work {
+    fn work(&self, after_expired: bool) -> Work {
         let Self { run, code, keep, keeping, key, inputs } = self;
-        let parts = key::parts(keep, inputs);
+        let parts = Parts { after_expired, ..key::parts(keep, inputs) };
         Work {
             key: key.record.clone(),
             tenant: Arc::clone(&keeping.tenant),

@@ -293,14 +293,26 @@ fn damaged_list(list: &[u8]) -> StoreError {
     StoreError::new(StoreErrorKind::Corrupt, message)
 }
 
-/// Returns the error that sled's is.
+/// Returns the error that sled's is for whoever reads.
 fn failed(error: sled::Error) -> StoreError {
-    let kind = match &error {
-        sled::Error::Io(_) => StoreErrorKind::Unavailable,
+    let (kind, why) = said(&error);
+    StoreError::new(kind, format!("the store cannot be read: {why}"))
+}
+
+/// Returns the error that sled's is for whoever writes; what failed is said before it.
+fn unwritten(error: sled::Error) -> StoreError {
+    let (kind, why) = said(&error);
+    StoreError::new(kind, why)
+}
+
+/// Returns what sled's error is, and how the system or sled says it.
+fn said(error: &sled::Error) -> (StoreErrorKind, String) {
+    let kind = match error {
+        sled::Error::Io(error) => return (StoreErrorKind::Unavailable, error.to_string()),
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)
         | sled::Error::ReportableBug(_)
         | sled::Error::Corruption { .. } => StoreErrorKind::Corrupt,
     };
-    StoreError::new(kind, format!("the store cannot be read: {error}"))
+    (kind, error.to_string())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use docket_graph::Port;
 use docket_runtime::{ExecutionId, HostOptions, Inspection, ModuleSource, Value};
 use docket_store::{
-    Entry, Filter, Journal, Kind, Query, Record, RecordKey, Status, Store, StoreError, Timestamp,
+    Entry, Filter, Journal, Kind, Query, Record, RecordKey, Scope, Status, Store, StoreError, Timestamp,
 };
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -101,7 +101,10 @@ impl Ledger {
     /// Returns how a result stands.
     pub(super) fn result_status(&self, record: &Record, now: Timestamp) -> ResultStatus {
         match record.facts.status {
-            Status::Done if record.facts.is_expired(now) => ResultStatus::Expired,
+            // What is of one execution alone is there for it for as long as it is remembered.
+            Status::Done if record.facts.is_expired(now) && record.facts.scope != Some(Scope::Workflow) => {
+                ResultStatus::Expired
+            }
             Status::Done => ResultStatus::Done,
             Status::Running if self.journal.is_held(record, now) => ResultStatus::Running,
             Status::Running => ResultStatus::Lapsed,

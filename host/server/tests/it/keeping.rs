@@ -195,6 +195,25 @@ fn what_has_expired_is_said_to_have_and_is_purged() {
 }
 
 #[test]
+fn a_result_that_had_expired_is_why_it_was_made_again() {
+    let dir = demo_folder(
+        "[store]\nurl = 'sled:kept'\n[step.FetchProfile]\npersistence = { scope = 'global', ttl = '1s' }\n\
+         [step.FetchActivity]\npersistence = { scope = 'workflow', ttl = '1s' }\n",
+    );
+    let dir = dir.path();
+    execute(dir, "one", None);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let of_one = |status: &str| json(dir, &["cache", "ls", "--status", status, "--format", "json"]);
+    assert_eq!(column(&of_one("expired"), "step"), ["FetchProfile"]);
+    assert_eq!(column(&of_one("done"), "step"), ["FetchActivity"], "for its own execution it is there");
+    execute(dir, "two", None);
+    let two = json(dir, &["explain", "two", "--format", "json"]);
+    assert_eq!(column(&two, "step"), ["FetchActivity", "FetchProfile"]);
+    let others = "a result is kept for execution `one` alone";
+    assert_eq!(column(&two, "reason"), [others, "its result had expired"]);
+}
+
+#[test]
 fn the_same_request_under_one_id_is_answered_from_its_record_and_another_is_a_conflict() {
     for url in STORES {
         let dir = kept(url);

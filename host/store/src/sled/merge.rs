@@ -90,7 +90,7 @@ impl Merger {
         let merged = std::panic::catch_unwind(AssertUnwindSafe(|| {
             self.put(layer, last)?;
             if then == Then::Synced {
-                self.tree.flush().map_err(super::failed)?;
+                self.tree.flush().map_err(super::unwritten)?;
             }
             Ok(())
         }));
@@ -127,7 +127,7 @@ impl Merger {
                 draft.insert(MERGED_KEY.to_vec(), &last.to_be_bytes());
             }
             let _lists = self.common.lists.write().unwrap_or_else(PoisonError::into_inner);
-            self.tree.apply_batch(draft.into_changes()).map_err(super::failed)?;
+            self.tree.apply_batch(draft.into_changes()).map_err(super::unwritten)?;
             if is_last {
                 self.tails.forget();
                 return Ok(());
