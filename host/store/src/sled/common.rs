@@ -67,8 +67,8 @@ pub(super) trait Disk: Send + std::marker::Sync + 'static {
     /// Lets the other of the log's files have its turn, from its beginning on.
     fn turn(&self) -> io::Result<()>;
 
-    /// Gives the space of the log's files back: the tree has everything of them, and nothing more is written.
-    fn end(&self) -> io::Result<()>;
+    /// Gives the space of the log's files back, where it is much: the tree has everything of them. Returns whether it was.
+    fn end(&self) -> io::Result<bool>;
 
     /// Makes everything that sled has flushed survive the loss of power.
     fn sync_tree(&self) -> io::Result<()>;

@@ -228,14 +228,15 @@ impl Files {
         self.0[file].file.sync_data()
     }
 
-    /// Gives the space of a file back that has grown beyond what its next turn needs.
-    pub(super) fn trim(&self, file: usize, most: u64) -> io::Result<()> {
+    /// Gives the space of a file back that has grown beyond what its next turn needs; returns whether it had.
+    pub(super) fn trim(&self, file: usize, most: u64) -> io::Result<bool> {
         let LogFile { file, bytes } = &self.0[file];
-        if bytes.load(Ordering::Relaxed) > most {
+        let is_long = bytes.load(Ordering::Relaxed) > most;
+        if is_long {
             file.set_len(0)?;
             bytes.store(0, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(is_long)
     }
 }
 

@@ -392,8 +392,8 @@ impl Disk for DataFiles {
         Ok(())
     }
 
-    fn end(&self) -> io::Result<()> {
-        (0..FILES.len()).try_for_each(|file| self.log.trim(file, ENDED_BYTES))
+    fn end(&self) -> io::Result<bool> {
+        (0..FILES.len()).try_fold(false, |any, file| Ok(self.log.trim(file, ENDED_BYTES)? || any))
     }
 
     fn sync_tree(&self) -> io::Result<()> {

@@ -391,10 +391,11 @@ impl Writing {
         if self.common.broken.get().is_some() {
             return;
         }
-        if let Err(error) = self.disk.end() {
+        let is_cut = self.disk.end().unwrap_or_else(|error| {
             tracing::debug!(%error, "the log stays as long as it was");
-        }
-        if self.log.next > self.log.first {
+            false
+        });
+        if is_cut || self.log.next > self.log.first {
             // Where it fails nothing is lost that was written, and the next to open the store says what is wrong with it.
             let _ = self.append(Frame::new()).and_then(|()| self.common.sync(&*self.disk));
         }

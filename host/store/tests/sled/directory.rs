@@ -322,6 +322,27 @@ async fn check_damage(count: u64, bytes: usize, is_summed_up: bool) {
 }
 
 #[tokio::test]
+async fn a_long_log_that_a_crash_has_left_is_not_cut_without_a_mark() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, left) = (directory.path().join("store"), directory.path().join("left"));
+    let store = SledStore::open(&path).unwrap();
+    for n in 0..50 {
+        let record = Record { body: body(60_000, n), ..record(&format!("kept/{n}"), 1) };
+        write(&store, vec![put(&record, Expect::Absent)]).await;
+    }
+    // What is there while the store is open is what a crash leaves.
+    copied(&path, &left);
+    store.close().await.unwrap();
+    let store = SledStore::open(&left).unwrap();
+    assert!(store.get(Kind::Result, &record("kept/49", 1).key).await.unwrap().record.is_some());
+    store.close().await.unwrap();
+    without_merged(&left);
+    let error = SledStore::open(&left).err().expect("the database does not go on to its log");
+    let said = error.to_string();
+    assert!(error.kind() == StoreErrorKind::Corrupt && said.contains("its log goes on with"), "{said}");
+}
+
+#[tokio::test]
 async fn a_database_that_is_mended_without_one_of_its_records_is_refused_from_then_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");

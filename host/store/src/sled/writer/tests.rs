@@ -43,8 +43,8 @@ impl Disk for Counting {
         Ok(())
     }
 
-    fn end(&self) -> io::Result<()> {
-        Ok(())
+    fn end(&self) -> io::Result<bool> {
+        Ok(false)
     }
 
     fn sync_tree(&self) -> io::Result<()> {
