@@ -38,10 +38,10 @@ use seen::Seen;
 /// for each other, and few enough that a batch of large messages is not held in memory all at once.
 const DEFAULT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
 
-/// The most items that are brought to the run together.
+/// The most items that are brought to the run together. 256: as many as are held where nothing else is said.
 const BROUGHT_AT_ONCE: usize = 256;
 
-/// How many bytes they have, about: each is then the only one, if it is large.
+/// How many bytes they have, about. 64 KiB: whoever brings large ones asks after each whether there is room for the next.
 const BROUGHT_BYTES: usize = 1 << 16;
 
 /// A wish for one output for each of many items, or of all of them together. Built up by its methods; a fault in it is

@@ -396,7 +396,7 @@ impl Writing {
             false
         });
         if is_cut || self.log.next > self.log.first {
-            // Where it fails nothing is lost that was written, and the next to open the store says what is wrong with it.
+            // Where it fails nothing is lost that was written; there is no mark then.
             let _ = self.append(Frame::new()).and_then(|()| self.common.sync(&*self.disk));
         }
     }
