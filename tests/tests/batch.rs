@@ -195,6 +195,30 @@ async fn items_that_cannot_be_read_to_their_end_are_bad_input_with_the_position(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_of_which_none_is_a_message_end_without_a_step() {
+    let host = host(&["obey"]).await;
+    for (items, most) in [(1000, 64), (300, 1)] {
+        let no_message = |n| Err(ItemsError::Item(format!("line {n} is no JSON")));
+        let request = profiles().on_item_error(OnItemError::Continue).max_concurrency(width(most));
+        let (outcomes, outcome) =
+            carried_out(&host, request, Box::pin(stream::iter((0..items).map(no_message)))).await;
+        assert!(outcomes.iter().all(|item| item.result.is_err()));
+        assert_eq!((outcomes.len() as u64, outcome.items.failed), (items, items));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_is_no_message_comes_before_the_end_of_what_can_be_read() {
+    let host = host(&["obey"]).await;
+    let no_message = Err(ItemsError::Item("line 2 is no JSON".to_owned()));
+    let unread = Err(ItemsError::Read("the disk is gone".to_owned()));
+    let items = told(["0".to_owned(), "1".to_owned()]).chain(stream::iter([no_message, unread]));
+    let (_, outcome) = carried_out(&host, profiles(), Box::pin(items)).await;
+    let error = outcome.result.unwrap_err().to_string();
+    assert_eq!(error, "item 2 is not a message for `example.v1.UserID`: line 2 is no JSON");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_takes_slowly_holds_the_reading_back() {
     let host = host(&["obey"]).await;
     let read = Arc::new(AtomicUsize::new(0));

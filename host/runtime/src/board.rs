@@ -73,7 +73,7 @@ pub(crate) struct Run {
     pub(crate) changed: Notify,
     /// Rung for a further lane that rests, when more is ready than others can begin at once.
     pub(crate) plenty: Notify,
-    /// How many attempts are ready, for a glance without the lock.
+    /// How many attempts could be taken, for a glance without the lock.
     ready: AtomicUsize,
     /// How often an attempt was stopped, for a glance without the lock.
     stops: AtomicUsize,
@@ -221,6 +221,12 @@ impl Board {
         }
     }
 
+    /// Returns how many attempts lanes could take, about: those that are ready, and one for each item that could be begun.
+    fn to_take(&self) -> usize {
+        let items = self.items.as_ref().map_or(0, |items| items.waiting());
+        if items > 0 && self.progress.wants_item() { self.ready.len() + items } else { self.ready.len() }
+    }
+
     /// Sees to it that the first of what is ready still is: what was stopped before its turn came is still in the queue.
     fn drop_stopped(&mut self) {
         while let Some(turn) = self.ready.front()
@@ -247,7 +253,7 @@ impl Board {
 
     /// Returns the waker of whoever reads the batch, where it is worth calling: without the lock, for which it asks at once.
     fn call_reader(&mut self, now: Instant) -> Option<Waker> {
-        let idle = self.ready.is_empty();
+        let idle = self.to_take() == 0;
         self.items.as_mut()?.call_reader(now, idle)
     }
 
@@ -446,7 +452,22 @@ impl Run {
             }
         }
         board.actions.clear();
-        self.ready.store(board.ready.len(), Ordering::Relaxed);
+        self.note_ready(board);
+    }
+
+    /// Shows those who look without the lock whether there is something to take.
+    fn note_ready(&self, board: &Board) {
+        self.ready.store(board.to_take(), Ordering::Relaxed);
+    }
+
+    /// Takes the attempt whose turn has come, of the next item where none is ready.
+    fn take(&self, board: &mut Board) -> Option<Turn> {
+        loop {
+            let turn = board.take(self.plan());
+            if turn.is_some() || !self.begin_item(board) {
+                return turn;
+            }
+        }
     }
 
     fn element_ended(&self, board: &mut Board, element: Element, how: Ending) {

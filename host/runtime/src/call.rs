@@ -1,32 +1,32 @@
-//! Owns the one call of a guest: a fresh instance, the call under its limits, and the translation
-//! of every way it can end. The only file that calls guests. Never retries, never keeps a result.
+//! Owns the one call of a guest: a fresh instance, and the call under its limits. The only file that calls guests. Never
+//! retries, never keeps a result.
 
-use std::borrow::Cow;
+mod answer;
+
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use docket_graph::{Arity, FailureClass, RawModule, Schema, is_deceptive};
-use wasmtime::component::ResourceTableError;
-use wasmtime::{Store, Trap, UpdateDeadline};
-use wasmtime_wasi::I32Exit;
+use docket_graph::{Arity, RawModule, Schema};
+use wasmtime::{Store, UpdateDeadline};
 
 use crate::bindings::{RunModule, RunModulePre, StepModule, raw_module, wit};
 use crate::clock::{self, ProcessorTime};
-use crate::denied::Denied;
 use crate::digest::Digest;
-use crate::failure::{AnswerFault, StepFailure};
-use crate::files::TooMuch;
-use crate::guest_log::{Exceeded, GuestLog, LineSink};
-use crate::http::{HttpLimits, Noted};
+use crate::failure::StepFailure;
+use crate::guest_log::LineSink;
+use crate::http::HttpLimits;
 use crate::options::{
     DEFAULT_DIR_BYTES, DEFAULT_LOG_LINES, DEFAULT_LOGS, DEFAULT_MEMORY, DEFAULT_OPEN_FILES, DEFAULT_OUTPUT,
     DEFAULT_TABLE_ELEMENTS, Limits,
 };
 use crate::sandbox::{Given, MOST_HANDLES, Sandbox};
-use crate::value::{Payload, Value};
+use crate::value::Value;
+
+pub(crate) use answer::{Form, canonical, name_of, said, undecodable};
+use answer::{answered, explain, with_http};
 
 /// The time a module has to describe itself: building a few records. The heaviest language
 /// runtimes need 3 ms; a machine that is busy with other work may need a thousand times that.
@@ -35,16 +35,9 @@ pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an answer may take beyond its messages, in bytes: list headers, a failure's texts.
 const ANSWER_OVERHEAD: u64 = 1 << 20;
 
-/// A failure's sentence is cut after this many bytes: it goes into logs, reports and errors.
-const LONGEST_MESSAGE: usize = 8 << 10;
-
 /// For how many calls an instance is used at most. 10,000: what it gathers that nobody counts goes with it, and one start in
 /// ten thousand calls costs nothing.
 const MOST_CALLS: u32 = 10_000;
-
-/// A failure's code, and the name of a function that crashed, are cut after this many bytes: they are words
-/// of the guest's own choice.
-const LONGEST_CODE: usize = 128;
 
 /// One attempt at one step.
 pub(crate) struct Call<'a> {
@@ -67,15 +60,6 @@ pub(crate) struct Used {
     store: Store<Sandbox>,
     step: Option<RunModule>,
     calls: u32,
-}
-
-/// In which form the messages of an answer go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// As the guest gave them.
-    AsGiven,
-    /// In the one canonical form, so that equal messages have equal keys.
-    Canonical,
 }
 
 /// What the guest is told of its circumstances.
@@ -205,21 +189,6 @@ fn as_told<'a>(inputs: &'a [(Arc<Value>, Arity)], lists: &'a [Vec<&'a [u8]>]) ->
             (Arity::Many, _) => wit::ValueParam::Many(lists.next().expect("one list for each such input")),
         })
         .collect()
-}
-
-/// Returns what came of a call: none where its time was over.
-fn answered(
-    answer: Option<wasmtime::Result<Result<wit::ValueResult, wit::Failure>>>,
-    output: (&Schema, Arity, Form),
-    sandbox: &Sandbox,
-    limits: &Limits,
-) -> Result<Value, StepFailure> {
-    match answer {
-        None => Err(StepFailure::Timeout { limit: limits.timeout }),
-        Some(Err(error)) => Err(explain(&error, sandbox, limits)),
-        Some(Ok(Err(failure))) => Err(reported(failure)),
-        Some(Ok(Ok(value))) => checked(value, output, limits),
-    }
 }
 
 /// Why a module did not say what it offers.
@@ -362,196 +331,6 @@ fn usage(store: &Store<Sandbox>, limits: &Limits) -> Usage {
     Usage { peak_memory: store.data().peak_memory(), fuel }
 }
 
-/// Returns the failure that a guest reported in its own words, as far as they are bearable.
-fn reported(failure: wit::Failure) -> StepFailure {
-    let wit::Failure { kind, code, message, retry_after_ms } = failure;
-    StepFailure::Reported {
-        class: match kind {
-            wit::FailureKind::Retryable => FailureClass::Retryable,
-            wit::FailureKind::Permanent => FailureClass::Permanent,
-            wit::FailureKind::Abort => FailureClass::Abort,
-        },
-        code: code.map(|code| bearable(&code, LONGEST_CODE)).filter(|code| !code.is_empty()),
-        message: bearable(&message, LONGEST_MESSAGE),
-        retry_after: retry_after_ms.map(Duration::from_millis),
-    }
-}
-
-/// Returns what the engine says, which is partly in words of the guest's own choice.
-pub(crate) fn said(error: &wasmtime::Error) -> String {
-    bearable(&format!("{error:#}"), LONGEST_MESSAGE)
-}
-
-/// Returns the name of an import or export.
-pub(crate) fn name_of(text: &str) -> String {
-    bearable(text, LONGEST_CODE)
-}
-
-/// Returns a guest's text as it may stand in errors and on terminals: cut, and on one line.
-fn bearable(text: &str, longest: usize) -> String {
-    let cut = &text[..text.floor_char_boundary(longest)];
-    let lines = cut.lines().map(str::trim).filter(|line| !line.is_empty());
-    // What Rust adds to every panic, about a variable that a guest does not have.
-    let lines = lines.filter(|line| !line.starts_with("note: run with `RUST_BACKTRACE"));
-    let mut line = lines.collect::<Vec<_>>().join(" ");
-    if line.contains(is_deceptive) {
-        let escape = |c: char| if is_deceptive(c) { c.escape_default().collect() } else { String::from(c) };
-        line = line.chars().map(escape).collect();
-    }
-    if cut.len() < text.len() {
-        line.push('…');
-    }
-    line
-}
-
-/// Returns the answer if it is what the step declared.
-fn checked(
-    answer: wit::ValueResult,
-    (schema, declared, form): (&Schema, Arity, Form),
-    limits: &Limits,
-) -> Result<Value, StepFailure> {
-    let value = match answer {
-        wit::ValueResult::One(message) => Value::one(message),
-        wit::ValueResult::Many(messages) => Value::many(messages),
-    };
-    if value.arity() != declared {
-        return Err(StepFailure::Answer(AnswerFault::Arity { declared, given: value.arity() }));
-    }
-    if value.len_bytes() as u64 > limits.output {
-        return Err(StepFailure::Output { limit: limits.output });
-    }
-    let checked = match form {
-        Form::AsGiven => undecodable(&value, schema).map_or(Ok(value), Err),
-        Form::Canonical => canonical(value, schema),
-    };
-    checked.map_err(StepFailure::Answer)
-}
-
-/// Returns the value with its messages in canonical form.
-///
-/// # Errors
-/// The first message that is not what the schema says.
-pub(crate) fn canonical(value: Value, schema: &Schema) -> Result<Value, AnswerFault> {
-    let many = value.arity() == Arity::Many;
-    let one = |(index, payload): (usize, &Payload)| match schema.canonical(payload.bytes()) {
-        Ok(Cow::Borrowed(_)) => Ok(payload.clone()),
-        Ok(Cow::Owned(bytes)) => Ok(Payload::new(bytes)),
-        Err(fault) => Err(fault_at(many.then_some(index), schema, fault)),
-    };
-    let payloads = value.payloads().iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
-    Ok(match <[Payload; 1]>::try_from(payloads) {
-        Ok([payload]) if !many => Value::One(payload),
-        Ok(payloads) => Value::Many(payloads.into()),
-        Err(payloads) => Value::Many(payloads),
-    })
-}
-
-fn fault_at(index: Option<usize>, schema: &Schema, fault: docket_graph::WireFault) -> AnswerFault {
-    AnswerFault::Undecodable { index, message: schema.message().to_owned(), fault }
-}
-
-/// Returns the first message of the value that is not what the schema says.
-pub(crate) fn undecodable(value: &Value, schema: &Schema) -> Option<AnswerFault> {
-    let many = value.arity() == Arity::Many;
-    value.payloads().iter().map(Payload::bytes).enumerate().find_map(|(index, bytes)| {
-        let fault = schema.check(bytes).err()?;
-        Some(fault_at(many.then_some(index), schema, fault))
-    })
-}
-
-/// Returns what a call that did not return means. A refusal by the host explains the crash that
-/// follows it, so refusals are looked at before the crash.
-fn explain(error: &wasmtime::Error, sandbox: &Sandbox, limits: &Limits) -> StepFailure {
-    let trap = error.downcast_ref::<Trap>();
-    match sandbox.log().and_then(GuestLog::exceeded) {
-        Some(Exceeded::Bytes) => return StepFailure::Logs { limit: limits.logs },
-        Some(Exceeded::Lines) => return StepFailure::LogLines { limit: limits.log_lines },
-        None => {}
-    }
-    if let Some(Unopened(failure)) = error.downcast_ref() {
-        return failure.clone();
-    }
-    match error.downcast_ref() {
-        Some(TooMuch::Open) => return StepFailure::OpenFiles { limit: limits.open_files },
-        Some(TooMuch::Written) => return StepFailure::DirBytes { limit: limits.dir_bytes },
-        None => {}
-    }
-    if let Some(Denied { import, how }) = error.downcast_ref() {
-        return StepFailure::Denied { import: (*import).to_owned(), how };
-    }
-    if let (true, Some(limit)) = (error.is::<TooMuchComputing>(), limits.cpu) {
-        return StepFailure::Cpu { limit };
-    }
-    if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
-        return StepFailure::Handles { limit: sandbox.most_handles() };
-    }
-    if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
-        return StepFailure::Exit { status: *status };
-    }
-    if let (Some(Trap::OutOfFuel), Some(limit)) = (trap, limits.fuel) {
-        return StepFailure::Fuel { limit };
-    }
-    if sandbox.memory_refused() {
-        return StepFailure::Memory { limit: limits.memory };
-    }
-    if sandbox.tables_refused() {
-        return StepFailure::Tables { limit: limits.table_elements };
-    }
-    let reason = error.root_cause().to_string();
-    let trace = error.downcast_ref::<wasmtime::WasmBacktrace>();
-    // Wasmtime has no public type for this error; a test holds that the words still match.
-    let reason = match reason.contains("fuel allocated for hostcalls has been exhausted") {
-        false => reason,
-        // Nothing of the guest's was under way: it had returned.
-        true if trace.is_none() => return StepFailure::Output { limit: limits.output },
-        true => format!("handed the host more than {} bytes in one call", longest_copy(limits)),
-    };
-    if reason.contains("store handle limit exceeded") {
-        return StepFailure::Handles { limit: MOST_HANDLES as u64 };
-    }
-    let place = trace
-        .and_then(|trace| trace.frames().iter().find_map(|frame| frame.func_name()))
-        .map(|function| format!(" in `{}`", bearable(function, LONGEST_CODE)));
-    let stderr = sandbox.log().map(|log| bearable(&log.finish(), LONGEST_MESSAGE)).unwrap_or_default();
-    if let Some(Trap::StackOverflow) = trap {
-        return StepFailure::Stack { limit: limits.stack, stderr };
-    }
-    StepFailure::Trap { reason: reason + &place.unwrap_or_default(), stderr }
-}
-
-/// Logs what was refused of the guest's HTTP, and says it where the attempt failed. A limit that was
-/// reached explains the failure that follows it, unless the guest knew better.
-fn with_http<T>(
-    result: Result<T, StepFailure>,
-    noted: Noted,
-    step: &str,
-    execution: &str,
-) -> Result<T, StepFailure> {
-    let Noted { reached, refusals } = noted;
-    if let Some(limit) = &reached {
-        tracing::warn!(step, execution, "the step {limit}");
-    }
-    for refusal in &refusals {
-        tracing::warn!(step, execution, "the step {refusal}");
-    }
-    let refusals: String = refusals.iter().map(|refusal| format!("; step `{step}` {refusal}")).collect();
-    result.map_err(|failure| match (failure, reached) {
-        (StepFailure::Trap { .. } | StepFailure::Exit { .. }, Some(limit)) => {
-            StepFailure::Http { limit, message: String::new() }
-        }
-        (StepFailure::Reported { class, message, .. }, Some(limit)) if class != FailureClass::Abort => {
-            StepFailure::Http { limit, message }
-        }
-        (StepFailure::Reported { class, code, message, retry_after }, _) => {
-            StepFailure::Reported { class, code, message: message + &refusals, retry_after }
-        }
-        (StepFailure::Trap { reason, stderr }, None) => {
-            StepFailure::Trap { reason: reason + &refusals, stderr }
-        }
-        (failure, _) => failure,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -560,21 +339,6 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_millis(10);
-
-    #[test]
-    fn a_code_without_a_word_is_none() {
-        let code = |code: Option<&str>| {
-            let message = "busy".to_owned();
-            let kind = wit::FailureKind::Permanent;
-            let code = code.map(str::to_owned);
-            reported(wit::Failure { kind, code, message, retry_after_ms: None }).to_string()
-        };
-        let cases =
-            [(None, "busy"), (Some(""), "busy"), (Some(" \n"), "busy"), (Some("a"), "busy (code `a`)")];
-        for (given, said) in cases {
-            assert_eq!(code(given), said);
-        }
-    }
 
     #[tokio::test]
     async fn an_answer_that_comes_after_the_deadline_is_none() {

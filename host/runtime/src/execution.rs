@@ -35,7 +35,7 @@ use crate::request::{Request, RequestError};
 use crate::reuse::Instances;
 use crate::value::Value;
 
-pub(crate) use journaled::{detail, digest_of, keep_modules, notes, status_of, unfinished};
+pub(crate) use journaled::{detail, digest_of, keep_modules, notes, status_of, unfinished, warn_of_wait};
 
 /// Opens the store when it is first needed.
 pub(crate) type OpenStore = Box<

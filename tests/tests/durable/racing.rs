@@ -189,3 +189,14 @@ fn an_execution_that_was_paused_past_its_lease_is_carried_out_once() {
         assert_eq!((again.code, again.out), (Some(0), second.out), "{backend:?}: {}", again.err);
     }
 }
+
+#[test]
+fn who_waits_for_another_process_is_told() {
+    let (modules, place) = (napping(), Backend::Sqlite.place());
+    let mut first = run(&modules, &place, "same");
+    assert!(first.says("attempt 1 started"));
+    let second = run(&modules, &place, "same").ended();
+    let told = "another process carries execution `same` out, or has died at it; waiting until it ends";
+    assert_eq!(second.err.matches(told).count(), 1, "{}", second.err);
+    assert_eq!((second.code, second.out), (Some(0), first.ended().out));
+}

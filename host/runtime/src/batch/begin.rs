@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use docket_graph::{OnItemError, Port};
-use docket_store::{Entry, NewExecution, StoreErrorKind, Unfinished};
+use docket_store::{Entry, NewExecution, Status, StoreErrorKind, Unfinished};
 use futures_util::FutureExt as _;
 use sha2::Digest as _;
 use tokio::sync::oneshot;
@@ -18,6 +18,7 @@ use crate::clock;
 use crate::drive::{Stops, drive};
 use crate::execution::{
     Begun, Shared, check, detail, digest_of, keep_modules, notes, runs_without_store, status_of, unfinished,
+    warn_of_wait,
 };
 use crate::execution_id::ExecutionId;
 use crate::failure::{ExecutionError, said_by};
@@ -176,6 +177,7 @@ impl Begin {
             Err(error) => return self.unable(None, error),
         };
         let until = self.limit.and_then(|limit| clock::deadline(clock::now(), limit));
+        let mut waited = false;
         loop {
             match self.open(&keeping).await {
                 Err(error) => return self.unable(Some(keeping), error),
@@ -187,6 +189,9 @@ impl Begin {
                 Ok(Entered::Conflict) => return Err(RequestError::Conflict { id: self.id.clone() }),
                 Ok(Entered::Elsewhere(entry) | Entered::Over(entry)) => {
                     let Self { id, limit, cancelled, .. } = &*self;
+                    if entry.facts.status == Status::Running && !std::mem::replace(&mut waited, true) {
+                        warn_of_wait(id);
+                    }
                     let (id, cancelled) = (id.clone(), Some(cancelled.clone()));
                     let begun = Begun { id: id.clone(), limit: *limit, host: &host, cancelled };
                     if let Some(stopped) = begun.wait(&keeping, &entry, until).await {

@@ -83,10 +83,6 @@ impl Run {
         let completion = self.record(board, turn, called);
         self.carry_on(board, job, completion);
         self.perform(board);
-        if board.items.is_some() {
-            // One for each that may have ended, and what is no message before it.
-            self.begin_items(board, usize::MAX);
-        }
     }
 
     /// Tells the machine what became of a job, and does what follows for its step.

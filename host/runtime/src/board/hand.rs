@@ -119,10 +119,12 @@ impl Run {
         if self.home.observer.is_some() {
             return;
         }
-        let part = board.ready.len() / (1 + self.home.most_helpers);
+        let part = board.to_take() / (1 + self.home.most_helpers);
         while hand.taken.len() + 1 < hand.most.min(part) {
             board.drop_stopped();
-            let Some(next) = board.ready.front() else { return };
+            let Some(next) = board.ready.front() else {
+                if self.begin_item(board) { continue } else { return }
+            };
             let code = self.code(next.job.node);
             let waits = !next.delay.is_zero() || code.keep.is_some() || code.gate.is_some();
             if waits || !self.may_follow(next.job.node, begun) {

@@ -16,10 +16,6 @@ use crate::failure::ExecutionError;
 use crate::items::{BatchProgress, ItemOutcome};
 use crate::value::Value;
 
-/// How many items are begun under one lock by whoever brings them: few enough that a lane which wants it meanwhile waits
-/// awake, and is not put to sleep.
-const BEGUN_AT_ONCE: usize = 8;
-
 /// How many times as many items as may be under way are held: read and not begun, under way, or ended and not handed out.
 /// 4: the lanes have enough to go on with while whoever reads the batch takes what has ended and brings what comes next.
 pub(crate) const HELD: usize = 4;
@@ -181,7 +177,7 @@ impl Items {
     pub(super) fn call_reader(&mut self, now: Instant, idle: bool) -> Option<Waker> {
         let is_first_there = self.places.front().is_none_or(|first| !matches!(first, Place::UnderWay));
         let takes = self.fresh > 0 && is_first_there;
-        let brings = self.freed > 0 && !self.all_read && self.waiting.len() * 2 < self.start.width;
+        let brings = self.freed > 0 && !self.all_read && self.are_few();
         if !(takes || brings) || self.reader.is_none() {
             return None;
         }
@@ -191,6 +187,16 @@ impl Items {
             return None;
         }
         self.reader(now)
+    }
+
+    /// Returns how many items were read and not begun.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Returns whether the lanes may soon have begun all that were read.
+    fn are_few(&self) -> bool {
+        self.waiting.len() < self.start.width
     }
 
     /// Notes that the reader knows of everything.
@@ -222,7 +228,7 @@ impl Run {
         let over = board.conclusion.is_some();
         let items = board.items.as_mut().expect("only a batch is read");
         // A reader that is slow with outcomes is not to keep the steps waiting.
-        if room > 0 && items.waiting.len() * 2 < items.start.width {
+        if room > 0 && items.are_few() {
             return Reading::Room(room);
         }
         if !outcomes.is_empty() {
@@ -264,8 +270,8 @@ impl Run {
         self.plan().result_dimension() != DimensionId::ROOT
     }
 
-    /// Brings items, of which each is a message or a reason why it is none, and says whether they are all. They are begun a
-    /// few at a time, so that no lane waits long for the lock.
+    /// Brings items, of which each is a message or a reason why it is none, and says whether they are all. The lanes begin
+    /// them.
     pub(crate) fn feed(&self, brought: Vec<Result<Arc<Value>, String>>, all: bool) {
         let mut board = self.lock();
         board.now = clock::now();
@@ -281,46 +287,42 @@ impl Run {
             items.waiting.push_back(item);
         }
         items.all_read = all;
-        loop {
-            let more = self.begin_items(&mut board, BEGUN_AT_ONCE);
-            let help = self.help(&mut board, Rank::Helper);
-            drop(board);
-            self.call(help);
-            if !more {
-                return;
-            }
-            board = self.lock();
-            board.now = clock::now();
-        }
+        self.end_items(&mut board);
+        self.note_ready(&board);
+        let help = self.help(&mut board, Rank::Helper);
+        drop(board);
+        self.call(help);
     }
 
-    /// Begins so many of the items that wait, as far as there are places. Returns whether there may be more.
-    pub(super) fn begin_items(&self, board: &mut Board, most: usize) -> bool {
-        for _ in 0..most {
-            let Board { progress, actions, items: Some(items), .. } = board else { return false };
-            if items.waiting.is_empty() {
-                if items.all_read && progress.takes_items() {
-                    progress.items_end(actions);
-                    self.perform(board);
-                }
-                return false;
-            }
-            if !progress.wants_item() {
-                return false;
-            }
-            let index = items.read - items.waiting.len() as u64;
-            match items.waiting.pop_front() {
-                Some(Ok(value)) => {
-                    items.bytes -= value.len_bytes();
-                    items.incoming = Some((value, index));
-                    progress.item(actions);
-                    self.perform(board);
-                }
-                Some(Err(fault)) => self.not_a_message(board, index, fault),
-                None => {}
-            }
+    /// Begins the next of the items that wait, if there is a place for it: not before a lane asks for it, so that the same
+    /// core has just what it is made of. Returns whether there was one.
+    pub(super) fn begin_item(&self, board: &mut Board) -> bool {
+        let Board { progress, actions, items: Some(items), .. } = board else { return false };
+        if items.waiting.is_empty() || !progress.wants_item() {
+            return false;
         }
+        let index = items.read - items.waiting.len() as u64;
+        match items.waiting.pop_front() {
+            Some(Ok(value)) => {
+                items.bytes -= value.len_bytes();
+                items.incoming = Some((value, index));
+                progress.item(actions);
+                self.perform(board);
+            }
+            Some(Err(fault)) => self.not_a_message(board, index, fault),
+            None => {}
+        }
+        self.end_items(board);
         true
+    }
+
+    /// Says that no further item comes, once the last has begun.
+    fn end_items(&self, board: &mut Board) {
+        let Board { progress, actions, items: Some(items), .. } = board else { return };
+        if items.all_read && items.waiting.is_empty() && progress.takes_items() {
+            progress.items_end(actions);
+            self.perform(board);
+        }
     }
 
     /// Returns how many items were brought.
@@ -332,6 +334,8 @@ impl Run {
     pub(crate) fn break_items(&self, error: ExecutionError) {
         let mut board = self.lock();
         board.now = clock::now();
+        // What is no message before that comes first.
+        while self.begin_item(&mut board) {}
         self.broken(&mut board, error);
     }
 

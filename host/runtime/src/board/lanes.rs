@@ -103,17 +103,20 @@ impl Run {
             reader.wake();
             return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
         }
-        let mut taken = board.take(self.plan()).map(|turn| self.taken(&board, turn));
+        let mut taken = self.take(&mut board).map(|turn| self.taken(&board, turn));
         if let Some(taken) = &mut taken {
             taken.begun = self.admit_at_once(&mut board, taken.turn, &mut had);
             if taken.begun.is_some() {
                 self.fill(&mut board, hand, taken.turn.job.node);
             }
         }
-        self.ready.store(board.ready.len(), Ordering::Relaxed);
+        self.note_ready(&board);
         let (soon, over) = (board.begun > 0, board.conclusion.is_some());
         let help = self.help(&mut board, lane);
+        // Of items that are no messages something has come already.
+        let reader = board.call_reader(now);
         drop(board);
+        reader.into_iter().for_each(Waker::wake);
         had.into_iter().for_each(|had| self.give_up(had));
         Next { taken, spawn: self.call(help), soon, over, yields: false }
     }
@@ -122,7 +125,7 @@ impl Run {
     /// false, and notes nothing, where something has become ready since it looked.
     pub(crate) fn rests(&self, lane: Rank) -> bool {
         let mut board = self.lock();
-        let rests = board.ready.is_empty();
+        let rests = board.to_take() == 0;
         match lane {
             Rank::First => board.first_rests = rests,
             Rank::Helper => board.helpers_resting += usize::from(rests),
@@ -139,14 +142,14 @@ impl Run {
     /// ready since it looked.
     pub(crate) fn helper_ends(&self) -> bool {
         let mut board = self.lock();
-        let ends = board.ready.is_empty();
+        let ends = board.to_take() == 0;
         board.helpers -= usize::from(ends);
         ends
     }
 
     /// Where more is ready than the lanes at work can begin at once, returns who is to help.
     pub(super) fn help(&self, board: &mut Board, lane: Rank) -> Help {
-        if board.ready.is_empty() {
+        if board.to_take() == 0 {
             return Help::None;
         }
         if std::mem::take(&mut board.first_rests) {

@@ -53,7 +53,7 @@ impl Begun<'_> {
             Err(error) => return self.unrecorded(what, None, error).await,
         };
         let until = self.limit.and_then(|limit| clock::deadline(clock::now(), limit));
-        let mut lost = None;
+        let (mut lost, mut waited) = (None, false);
         loop {
             let way = match &what {
                 What::Request(accepted) => match self.open(&keeping, accepted).await {
@@ -78,6 +78,9 @@ impl Begun<'_> {
                 Way::Opened(Entered::Over(entry)) => return recorded(&self.id, entry),
                 Way::Opened(Entered::Conflict) => return Err(RequestError::Conflict { id: self.id }),
                 Way::Opened(Entered::Elsewhere(entry)) => {
+                    if !std::mem::replace(&mut waited, true) {
+                        warn_of_wait(&self.id);
+                    }
                     if let Some(stopped) = self.wait(&keeping, &entry, until).await {
                         return Ok(unfinished(&self.id, &entry, stopped));
                     }
@@ -205,6 +208,13 @@ impl Begun<'_> {
             () = keeping.store().changed(Kind::Execution, &key, LOOK_AGAIN) => None,
         }
     }
+}
+
+/// Says why nothing seems to happen, which may last as long as a lease.
+pub(crate) fn warn_of_wait(id: &ExecutionId) {
+    tracing::warn!(
+        "another process carries execution `{id}` out, or has died at it; waiting until it ends or its lease lapses"
+    );
 }
 
 impl Accepted {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use docket_graph::{Plan, Port};
 use docket_runtime::{ExecutionId, Host, ItemSource, Request, StoredBatch, StoredRequest, Value};
-use docket_store::{Journal, Status, Store};
+use docket_store::{Journal, Store};
 use serde::Serialize;
 
 use super::batching::{Parts, way_on};
@@ -238,9 +238,6 @@ impl Resuming {
         let entry = ledger.execution(id).await?;
         let stored = StoredRequest::decode(entry.request)
             .map_err(|error| CliError::new(Exit::Configuration, format_args!("execution `{id}`: {error}")))?;
-        if entry.facts.status == Status::Running {
-            tracing::info!(target: HOST, "another process carries execution `{id}` out; waiting for it");
-        }
         let StoredRequest { target, inputs, modules, settings, batch, .. } = stored;
         if batch.is_some() {
             session.progress.expect_items();
