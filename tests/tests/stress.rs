@@ -144,30 +144,21 @@ impl Fate {
     }
 }
 
-/// Carries one execution to the end that is meant for it. Checks an outcome, where there is one.
-async fn live(host: Host, request: Request, fate: Fate) {
-    let request = match fate {
-        Fate::Deadline(limit) => request.timeout(limit),
-        _ => request,
-    };
-    let mut execution = host.start(request).unwrap();
-    let canceller = execution.canceller();
-    let mut outcome = pin!(execution.outcome());
-    let outcome = match fate {
-        Fate::Live | Fate::Deadline(_) => outcome.await,
+/// Carries what leads to an outcome to the end that is meant for it; none where it was dropped on the way.
+async fn carried<T>(fate: Fate, canceller: Canceller, all: impl Future<Output = T>) -> Option<T> {
+    let mut all = pin!(all);
+    match fate {
+        Fate::Live | Fate::Deadline(_) => Some(all.await),
         Fate::Cancel(after) => {
             let cancel = async {
                 tokio::time::sleep(after).await;
                 canceller.cancel();
             };
-            tokio::join!(outcome, cancel).0
+            Some(tokio::join!(all, cancel).0)
         }
-        Fate::DropAfter(after) => match tokio::time::timeout(after, outcome).await {
-            Ok(outcome) => outcome,
-            Err(_) => return,
-        },
+        Fate::DropAfter(after) => tokio::time::timeout(after, all).await.ok(),
         Fate::DropAfterPolls(mut polls) => {
-            let polled = poll_fn(|context| match outcome.as_mut().poll(context) {
+            let polled = poll_fn(|context| match all.as_mut().poll(context) {
                 Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
                 Poll::Pending if polls == 0 => Poll::Ready(None),
                 Poll::Pending => {
@@ -175,13 +166,26 @@ async fn live(host: Host, request: Request, fate: Fate) {
                     Poll::Pending
                 }
             });
-            match polled.await {
-                Some(outcome) => outcome,
-                None => return,
-            }
+            polled.await
         }
-    };
-    check(&outcome.unwrap(), fate);
+    }
+}
+
+/// Returns the request with the deadline that is meant for it, if one is.
+fn fated(request: Request, fate: Fate) -> Request {
+    match fate {
+        Fate::Deadline(limit) => request.timeout(limit),
+        Fate::Live | Fate::Cancel(_) | Fate::DropAfter(_) | Fate::DropAfterPolls(_) => request,
+    }
+}
+
+/// Carries one execution to the end that is meant for it. Checks an outcome, where there is one.
+async fn live(host: Host, request: Request, fate: Fate) {
+    let mut execution = host.start(fated(request, fate)).unwrap();
+    let canceller = execution.canceller();
+    if let Some(outcome) = carried(fate, canceller, execution.outcome()).await {
+        check(&outcome.unwrap(), fate);
+    }
 }
 
 fn check(outcome: &Outcome, fate: Fate) {
@@ -242,11 +246,7 @@ async fn live_batch(host: Host, mut chance: Chance, fate: Fate) {
     let policy = if chance.below(3) == 0 { OnItemError::Fail } else { OnItemError::Continue };
     let width = [1, 7, 64][usize::try_from(chance.below(3)).unwrap()];
     let width = NonZeroUsize::new(width).unwrap();
-    let request = Request::for_message::<UserProfile>();
-    let request = match fate {
-        Fate::Deadline(limit) => request.timeout(limit),
-        _ => request,
-    };
+    let request = fated(Request::for_message::<UserProfile>(), fate);
     let request = BatchRequest::new(request).on_item_error(policy).max_concurrency(width);
     let told = words.clone().into_iter().map(|id| Ok::<_, ItemsError>(UserId { id }.encode_to_vec().into()));
     let mut batch = host.batch(request, stream::iter(told)).unwrap();
@@ -260,31 +260,7 @@ async fn live_batch(host: Host, mut chance: Chance, fate: Fate) {
         }
         (taken, batch.outcome().await.unwrap())
     };
-    let (taken, outcome) = match fate {
-        Fate::Live | Fate::Deadline(_) => all.await,
-        Fate::Cancel(after) => {
-            let cancel = async {
-                tokio::time::sleep(after).await;
-                canceller.cancel();
-            };
-            tokio::join!(all, cancel).0
-        }
-        Fate::DropAfter(after) => match tokio::time::timeout(after, all).await {
-            Ok(ended) => ended,
-            Err(_) => return,
-        },
-        Fate::DropAfterPolls(polls) => {
-            let mut all = pin!(all);
-            for _ in 0..polls {
-                tokio::select! {
-                    biased;
-                    _ = &mut all => return,
-                    () = tokio::task::yield_now() => {}
-                }
-            }
-            return;
-        }
-    };
+    let Some((taken, outcome)) = carried(fate, canceller, all).await else { return };
     let ItemCounts { done, failed, .. } = outcome.items;
     assert!(done + failed >= taken, "{:?}", outcome.items);
     let is_to_fail = policy == OnItemError::Fail && words.iter().any(|word| word == "fails");
