@@ -216,14 +216,53 @@ fn run_on_a_small_disk(test: &str) -> Option<std::process::Output> {
     (!none).then_some(output)
 }
 
-#[test]
-fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_space() {
-    let Some(output) = run_on_a_small_disk("fill_the_disk_in_a_child") else {
+#[track_caller]
+fn check_on_a_small_disk(test: &str) {
+    let Some(output) = run_on_a_small_disk(test) else {
         println!("not run: this machine lets nobody mount a small disk");
         return;
     };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_space() {
+    check_on_a_small_disk("fill_the_disk_in_a_child");
+}
+
+#[test]
+fn a_disk_that_is_full_before_a_database_is_opened_is_named() {
+    check_on_a_small_disk("open_on_a_full_disk_in_a_child");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by `a_disk_that_is_full_before_a_database_is_opened_is_named`"]
+async fn open_on_a_full_disk_in_a_child() {
+    let there = PathBuf::from(sql::server("DOCKET_TEST_OPEN"));
+    let new = there.with_file_name("new.db");
+    open(&there).await.close().await.unwrap();
+    let ballast = there.with_extension("ballast");
+    let full = std::fs::write(&ballast, vec![7; 4 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // Nothing is left, then too little for the index of the log, then enough for little more.
+    for left in [0, 12 << 10, 36 << 10] {
+        let filled = std::fs::metadata(&ballast).unwrap().len();
+        std::fs::OpenOptions::new().write(true).open(&ballast).unwrap().set_len(filled - left).unwrap();
+        for path in [&new, &there] {
+            let Err(error) = SqliteStore::open(path).await else {
+                assert!(left > 0 && path == &there, "nothing is to be written to open it");
+                continue;
+            };
+            let name = format!("the SQLite database `{}` has no space left on its disk: ", path.display());
+            assert!(error.to_string().starts_with(&name), "with {left} bytes: {error}");
+            assert_eq!(error.kind(), StoreErrorKind::Unusable);
+        }
+    }
+    std::fs::remove_file(ballast).unwrap();
+    for path in [&new, &there] {
+        open(path).await.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,6 +61,9 @@ const JOBS: usize = 1024;
 /// once, but does not wake anybody here.
 const POLL: Duration = Duration::from_millis(50);
 
+/// What SQLite sets aside for the index of its log, beside a database that it opens.
+const INDEX_BYTES: u64 = 32 << 10;
+
 /// A store in an SQLite file, which several processes of one machine may use at once. Clones share
 /// everything.
 #[derive(Clone)]
@@ -89,6 +92,10 @@ impl SqliteStore {
         let path = path.as_ref();
         let name = format!("the SQLite database `{}`", path.display());
         let site = Arc::new(Site { dialect: &DIALECT, name });
+        Self::open_at(path, &site).await.map_err(|error| of_full_disk(error, path, &site))
+    }
+
+    async fn open_at(path: &Path, site: &Arc<Site>) -> Result<Self, StoreError> {
         let statements = Arc::new(Statements::of(&DIALECT));
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -96,9 +103,9 @@ impl SqliteStore {
             .pragma("fullfsync", "ON")
             .pragma("checkpoint_fullfsync", "ON")
             .disable_statement_logging();
-        let mut session = open_writer(&options, &site).await?;
-        check_settings(&mut session, &site).await?;
-        migrate(&mut session, &site, &statements).await?;
+        let mut session = open_writer(&options, site).await?;
+        check_settings(&mut session, site).await?;
+        migrate(&mut session, site, &statements).await?;
 
         let options = options.pragma("query_only", "ON");
         let readers = Pool::new(
@@ -110,12 +117,12 @@ impl SqliteStore {
         );
         let (jobs, queue) = mpsc::channel(JOBS);
         let (tasks, changes, poison) = (TaskTracker::new(), Arc::new(Changes::new()), Arc::default());
-        let writer = Writer::new(session, &site, &statements, &changes, &poison);
+        let writer = Writer::new(session, site, &statements, &changes, &poison);
         tasks.spawn(writer.run(queue));
         tasks.close();
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        let (jobs, log) = (Mutex::new(Some(jobs)), log.into());
+        let (jobs, log, site) = (Mutex::new(Some(jobs)), log.into(), Arc::clone(site));
         Ok(Self(Arc::new(Inner { site, statements, readers, jobs, tasks, changes, poison, log })))
     }
 }
@@ -236,6 +243,25 @@ async fn open_writer(options: &SqliteConnectOptions, site: &Site) -> Result<Sqli
         tries -= 1;
         clock::sleep(PAUSE).await;
     }
+}
+
+/// Returns the error of a database that was not opened, by its cause where that is a full disk: SQLite says
+/// so of its other files, but of the index of its log only that it cannot be written.
+fn of_full_disk(error: StoreError, path: &Path, site: &Site) -> StoreError {
+    let free = free_bytes(path).filter(|free| *free < INDEX_BYTES);
+    let (StoreErrorKind::Poisoned, Some(free)) = (error.kind(), free) else { return error };
+    let message = format!(
+        "{} has no space left on its disk: to be opened it needs {INDEX_BYTES} bytes, and {free} are left",
+        site.name
+    );
+    StoreError::new(StoreErrorKind::Unusable, message)
+}
+
+/// Returns how much may be written on the disk of a file, or of its directory where it is not there.
+fn free_bytes(path: &Path) -> Option<u64> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let space = rustix::fs::statvfs(path).or_else(|_| rustix::fs::statvfs(dir)).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 /// Checks that SQLite is as new and as careful as it was asked to be.
