@@ -9,6 +9,8 @@ mod killing;
 mod racing;
 #[path = "durable/outages.rs"]
 mod outages;
+#[path = "durable/holders.rs"]
+mod holders;
 #[path = "durable/places.rs"]
 mod places;
 #[path = "durable/calls.rs"]

@@ -8,9 +8,12 @@
 mod frame;
 mod wire;
 mod holder;
+mod silence;
 mod server;
 mod client;
 
 pub use client::SocketStore;
 pub use holder::{Announcement, Holder, announce, holder, socket_path};
 pub use server::SocketServer;
+#[cfg(feature = "sled")]
+pub(crate) use silence::patiently;

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::frame::{ANSWER, CALL, Frame, GREETING, Lengths};
+use super::silence::Silence;
 use super::wire::{Answer, Asked, BatchMessage, Call, Greeting, Nothing, Place, ScanMessage, Told, VERSION};
 use crate::clock::within;
 use crate::error::{StoreError, StoreErrorKind};
@@ -40,6 +41,7 @@ pub struct SocketStore {
 struct Link {
     calls: mpsc::Sender<Frame>,
     waiting: Arc<Waiting>,
+    silence: Arc<Silence>,
     _tasks: JoinSet<()>,
 }
 
@@ -72,6 +74,8 @@ impl SocketStore {
     /// Asks, and waits for the answer. Where the connection was lost before, dials once.
     async fn ask(&self, asked: Asked, bodies: Vec<Bytes>) -> Result<(Told, Bytes), Failed> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        // Whoever waits for a change is answered late as it is.
+        let is_hint = matches!(asked, Asked::Changed(_));
         let call = Call { number, asked: Some(asked) };
         let Some(frame) = Frame::new(&call, bodies, CALL) else {
             let message = "a batch is too long for the store's socket: divide it";
@@ -83,10 +87,13 @@ impl SocketStore {
         };
         // Dropped with this call: nobody waits any more.
         let _forget = Forget { waiting: &link.waiting, number };
-        if link.calls.send(frame).await.is_err() {
-            return Err(Failed::Unsent(unavailable(&self.path, "the connection was lost")));
-        }
-        answer.await.map_err(|_| Failed::Lost)
+        let answered = async {
+            if link.calls.send(frame).await.is_err() {
+                return Err(Failed::Unsent(unavailable(&self.path, "the connection was lost")));
+            }
+            answer.await.map_err(|_| Failed::Lost)
+        };
+        if is_hint { answered.await } else { link.silence.bear(answered).await }
     }
 
     /// Asks what may be lost.
@@ -191,6 +198,7 @@ async fn dial(path: &Path) -> Result<(Link, Abilities), StoreError> {
     };
     let greet = async {
         let stream = UnixStream::connect(path).await?;
+        let pid = stream.peer_cred().ok().and_then(|peer| u32::try_from(peer.pid()?).ok());
         let (mut reads, mut writes) = stream.into_split();
         if let Some(frame) = Frame::new(&Greeting::new(None), Vec::new(), GREETING) {
             frame.write(&mut writes).await?;
@@ -198,9 +206,9 @@ async fn dial(path: &Path) -> Result<(Link, Abilities), StoreError> {
         let ended = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let lengths = Lengths::read(&mut reads, GREETING).await?.ok_or_else(ended)?;
         let (message, _) = lengths.read_rest(&mut reads).await?;
-        Ok::<_, std::io::Error>((reads, writes, message))
+        Ok::<_, std::io::Error>((pid, reads, writes, message))
     };
-    let (reads, mut writes, message) = match within(GREET, greet).await {
+    let (pid, reads, mut writes, message) = match within(GREET, greet).await {
         Some(Ok(greeted)) => greeted,
         Some(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return Err(unusable("it belongs to another user"));
@@ -222,6 +230,8 @@ async fn dial(path: &Path) -> Result<(Link, Abilities), StoreError> {
     let abilities = abilities.ok_or_else(|| unusable("its holder does not say what the store can do"))?;
     let (calls, mut written) = mpsc::channel::<Frame>(CALLS);
     let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
+    // A process that this one cannot see has the number 0.
+    let silence = Arc::new(Silence::of(path.to_owned(), pid.filter(|pid| *pid > 0)));
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         while let Some(frame) = written.recv().await {
@@ -230,12 +240,12 @@ async fn dial(path: &Path) -> Result<(Link, Abilities), StoreError> {
             }
         }
     });
-    tasks.spawn(hear(reads, waiting.clone()));
-    Ok((Link { calls, waiting, _tasks: tasks }, abilities))
+    tasks.spawn(hear(reads, waiting.clone(), silence.clone()));
+    Ok((Link { calls, waiting, silence, _tasks: tasks }, abilities))
 }
 
 /// Hands answers to those who wait, until the connection ends.
-async fn hear(mut reads: OwnedReadHalf, waiting: Arc<Waiting>) {
+async fn hear(mut reads: OwnedReadHalf, waiting: Arc<Waiting>, silence: Arc<Silence>) {
     let end = End(waiting);
     loop {
         let read = async {
@@ -245,6 +255,7 @@ async fn hear(mut reads: OwnedReadHalf, waiting: Arc<Waiting>) {
             Some((answer.number, answer.told?, bodies))
         };
         let Some((number, told, bodies)) = read.await else { return };
+        silence.ends();
         if let Some(waiter) = end.0.take(number) {
             // Who has gone meanwhile needs no answer.
             let _ = waiter.send((told, bodies));

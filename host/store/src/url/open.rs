@@ -138,7 +138,7 @@ mod sled {
     use super::{Arc, OpenedStore, Store, StoreError, StoreErrorKind, WhenHeld};
     use crate::clock::{Clock, SystemClock, sleep};
     use crate::sled::{SledStore, attached};
-    use crate::socket::{Holder, SocketServer, SocketStore, announce, holder, socket_path};
+    use crate::socket::{Holder, SocketServer, SocketStore, announce, holder, patiently, socket_path};
 
     /// How often a holder that does not answer is looked for: it may be coming up, or going.
     const LOOKS: usize = 20;
@@ -147,7 +147,7 @@ mod sled {
     const PAUSE: Duration = Duration::from_millis(100);
 
     pub(super) async fn open(path: &Path, held: WhenHeld) -> Result<OpenedStore, StoreError> {
-        let mut looks = 0;
+        let (mut looks, mut is_told) = (0, false);
         loop {
             let dir = path.to_owned();
             let opened = tokio::task::spawn_blocking(move || hold(&dir)).await;
@@ -156,7 +156,15 @@ mod sled {
                 answer => return answer,
             };
             looks += 1;
-            match attach(path).await {
+            let tell = || {
+                if let Some(holder) = holder(path).filter(|_| !std::mem::replace(&mut is_told, true)) {
+                    let (dir, pid) = (path.display(), holder.pid);
+                    tracing::warn!(
+                        "the store `{dir}` is held by process {pid}, which does not answer; waiting for it"
+                    );
+                }
+            };
+            match patiently(attach(path), || 0, tell).await {
                 Ok(attached) => return Ok(attached),
                 Err(_) if looks < LOOKS => sleep(PAUSE).await,
                 Err(None) => return Err(error),
