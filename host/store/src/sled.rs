@@ -24,6 +24,7 @@ mod opening;
 mod recovery;
 mod listing;
 
+use std::io::ErrorKind::{QuotaExceeded, StorageFull};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -308,6 +309,10 @@ fn unwritten(error: sled::Error) -> StoreError {
 /// Returns what sled's error is, and how the system or sled says it.
 fn said(error: &sled::Error) -> (StoreErrorKind, String) {
     let kind = match error {
+        // From one of its threads to the other sled hands the kind, and the rest as if it were code.
+        sled::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => {
+            return (StoreErrorKind::Unavailable, "its disk is full".to_owned());
+        }
         sled::Error::Io(error) => return (StoreErrorKind::Unavailable, error.to_string()),
         sled::Error::CollectionNotFound(_)
         | sled::Error::Unsupported(_)

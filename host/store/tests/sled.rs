@@ -6,8 +6,12 @@
 mod contract;
 #[path = "sled/crash.rs"]
 mod crash;
+#[path = "sled/damaged.rs"]
+mod damaged;
 #[path = "sled/directory.rs"]
 mod directory;
+#[path = "sled/full.rs"]
+mod full;
 
 use std::sync::{Arc, Mutex};
 

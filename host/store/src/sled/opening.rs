@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<sled::Db, Store
         return Err(in_use(path));
     }
     if let Ok(said) = fs::read_to_string(path.join(LOSSY)) {
-        return Err(StoreError::new(StoreErrorKind::Corrupt, said));
+        return Err(noted(path, &said));
     }
     let db = match open_sled(path, options) {
         Ok(db) => db,
@@ -218,9 +218,25 @@ fn repair(path: &Path, options: &SledOptions, why: &str) -> Result<sled::Db, Sto
 
 /// Has everybody who opens the store told the same, without another copy of it.
 fn refuse_from_now_on(path: &Path, error: StoreError) -> StoreError {
-    // Where that cannot be written there will be a copy more.
-    let _ = fs::write(path.join(LOSSY), error.to_string());
-    error
+    match fs::write(path.join(LOSSY), error.to_string()) {
+        Ok(()) => noted(path, &error.to_string()),
+        // There will be a copy more.
+        Err(_) => error,
+    }
+}
+
+/// Returns the error of a store that was found damaged, with the way out: a backup that is copied into its directory
+/// lies among what is damaged.
+fn noted(path: &Path, said: &str) -> StoreError {
+    let (dir, note) = (path.display(), path.join(LOSSY));
+    // Where the disk was full the note may be empty.
+    let said = if said.is_empty() { format!("the store `{dir}` is damaged") } else { said.to_owned() };
+    let message = format!(
+        "{said}; while `{}` is there, nothing in this directory is opened: remove the whole directory before a \
+         backup is copied to its place, or that file alone where nothing but a backup is beside it",
+        note.display()
+    );
+    StoreError::new(StoreErrorKind::Corrupt, message)
 }
 
 /// Sees whether a database that sled has mended has every record: sled passes over what it cannot read in the middle of
