@@ -55,7 +55,7 @@ test: modules lint
 
 torture: modules
 	$(CARGO) build $(HOST) -p docket-host
-	DOCKET_TORTURE=1 tests/servers.sh run $(CARGO) test $(HOST) -p docket-tests --test durable -- killing
+	DOCKET_TORTURE=1 tests/servers.sh run $(CARGO) test $(HOST) -p docket-tests --test durable -- killing power
 	DOCKET_TORTURE=1 $(CARGO) test $(HOST) -p docket-tests --test soak --test model --test strange --test piped --test batch_memory -- --nocapture --test-threads 1
 
 # What is found is left in fuzz/found/TARGET-*: copy it to fuzz/corpus/TARGET, where every test run takes it.

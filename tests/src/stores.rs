@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use docket_store::{StoreUrl, WhenHeld};
+use docket_store::{StoreUrl, TransferError, WhenHeld};
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, MySqlConnection, PgConnection, SqliteConnection};
 
@@ -176,23 +176,26 @@ pub type Records = BTreeMap<(String, String), Value>;
 /// # Panics
 /// Where it cannot be read.
 pub fn records(url: &str) -> Records {
+    try_records(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+/// Returns what a store holds, read by nothing of the command line.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn try_records(url: &str) -> Result<Records, TransferError> {
     let export = block_on(async {
         let url = StoreUrl::parse(url).expect("it is the URL of a store");
-        let opened =
-            docket_store::open(&url, WhenHeld::Attach).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        let opened = docket_store::open(&url, WhenHeld::Attach).await?;
         let mut lines = Vec::new();
-        docket_store::export(&*opened.store, &mut lines)
-            .await
-            .unwrap_or_else(|error| panic!("{url}: {error}"));
-        opened.close().await.unwrap_or_else(|error| panic!("{url}: {error}"));
-        lines
-    });
+        let exported = docket_store::export(&*opened.store, &mut lines).await;
+        opened.close().await?;
+        exported.map(|_| lines)
+    })?;
     let lines = export.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let lines = lines.map(|line| serde_json::from_slice::<Value>(line).expect("each line is JSON"));
-    lines
-        .filter(|line| line["kind"].is_string())
-        .map(|line| ((word(&line["kind"]), word(&line["key"])), line))
-        .collect()
+    let lines = lines.filter(|line| line["kind"].is_string());
+    Ok(lines.map(|line| ((word(&line["kind"]), word(&line["key"])), line)).collect())
 }
 
 /// Returns a JSON string's text; empty where it is none.

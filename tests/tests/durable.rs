@@ -1,5 +1,6 @@
 //! What is kept, seen from outside: the real program on real stores, killed, paused, raced, filled up and
-//! cut off. Each file holds one kind of trouble. `DOCKET_TORTURE=1` makes the killing long.
+//! cut off, and without power. Each file holds one kind of trouble. `DOCKET_TORTURE=1` makes the killing long, and loses
+//! the power more often.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
@@ -15,3 +16,5 @@ mod holders;
 mod places;
 #[path = "durable/calls.rs"]
 mod calls;
+#[path = "durable/power.rs"]
+mod power;

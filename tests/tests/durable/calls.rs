@@ -2,18 +2,26 @@
 //! one does, as few syncs as were promised.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 
-use docket_tests::program::{Modules, ended};
+use docket_tests::program::{Ended, Modules, ended};
 use docket_tests::stores::Backend;
 
 /// Runs under strace, and returns the calls that matter, a line each.
-fn calls(command: &Command, traced: &str) -> Vec<String> {
+fn calls(command: &Command, wanted: &str) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("calls");
+    let ended = traced(command, &log, &["-e", &format!("trace={wanted}")]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let text = std::fs::read_to_string(&log).unwrap();
+    text.lines().filter(|line| line.contains('(')).map(str::to_owned).collect()
+}
+
+/// Runs under strace, all threads, which writes into this file.
+pub(super) fn traced(command: &Command, log: &Path, args: &[&str]) -> Ended {
     let mut strace = Command::new("strace");
-    let wanted = format!("trace={traced}");
-    strace.args([OsStr::new("-f"), OsStr::new("-o"), log.as_os_str(), OsStr::new("-e"), OsStr::new(&wanted)]);
+    strace.args([OsStr::new("-f"), OsStr::new("-o"), log.as_os_str()]).args(args);
     strace.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -24,10 +32,7 @@ fn calls(command: &Command, traced: &str) -> Vec<String> {
     if let Some(libraries) = std::env::var_os("DOCKET_TEST_LIBRARIES").filter(|dirs| !dirs.is_empty()) {
         strace.env("LD_LIBRARY_PATH", libraries);
     }
-    let ended = ended(&mut strace);
-    assert_eq!(ended.code, Some(0), "{}", ended.err);
-    let text = std::fs::read_to_string(&log).unwrap();
-    text.lines().filter(|line| line.contains('(')).map(str::to_owned).collect()
+    ended(&mut strace)
 }
 
 /// Every way to a file, and every sync.

@@ -9,7 +9,7 @@ use docket_tests::stores::{Backend, Place, Records, records, word};
 use serde_json::Value;
 
 /// Five steps in a chain; a lease that lapses soon, so that the dead hold nobody up for long.
-fn chain() -> Modules {
+pub(super) fn chain() -> Modules {
     Modules::new("chain", "[store]\nlease = \"1s\"\n")
 }
 
@@ -22,10 +22,10 @@ fn kills() -> u32 {
 }
 
 /// Numbers that are the same in every run of one seed.
-struct Chance(u64);
+pub(super) struct Chance(pub(super) u64);
 
 impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

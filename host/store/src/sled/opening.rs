@@ -1,5 +1,5 @@
 //! Owns how a directory becomes an open database, and every sentence for why it does not. Never
-//! deletes anything that it has not copied.
+//! deletes anything that it has not copied, but what was half written before there was a store.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -33,7 +33,15 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<sled::Db, Store
     if let Ok(said) = fs::read_to_string(path.join(LOSSY)) {
         return Err(noted(path, &said));
     }
-    let db = match open_sled(path, options) {
+    let opened = match open_sled(path, options) {
+        Err(Failure::Damaged(_)) if is_half_made(path) => {
+            // What sled writes first, and syncs as little as all else.
+            fs::remove_file(path.join("conf")).map_err(|error| unusable(path, "made", &error))?;
+            open_sled(path, options)
+        }
+        opened => opened,
+    };
+    let db = match opened {
         Ok(db) => db,
         Err(Failure::Locked) => return Err(in_use(path)),
         Err(Failure::Io(error)) => return Err(unusable(path, "opened", &error)),
@@ -57,6 +65,17 @@ pub(super) fn open(path: &Path, options: &SledOptions) -> Result<sled::Db, Store
 
 /// A file that says that a store was made here, and had records.
 const MADE: &str = "docket.made";
+
+/// The most that a database has in which there has never been anything; sled begins one with 96 bytes.
+const EMPTY_BYTES: u64 = 512;
+
+/// Returns whether the making of a store was cut off here, by the loss of power, before anything could be put into it:
+/// none of the files is there that come after the database, which is as good as empty.
+fn is_half_made(path: &Path) -> bool {
+    let bytes = fs::metadata(path.join("db")).map_or(0, |db| db.len());
+    let later = [MADE].into_iter().chain(FILES);
+    bytes <= EMPTY_BYTES && !later.into_iter().any(|name| path.join(name).exists())
+}
 
 /// A file that says that the database is damaged, a copy of it was made, and perhaps sled has mended it and lost something:
 /// what was said then.

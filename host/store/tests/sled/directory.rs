@@ -399,6 +399,31 @@ async fn a_database_that_cannot_be_read_is_copied_and_named() {
 }
 
 #[tokio::test]
+async fn a_store_whose_making_was_cut_off_is_made_again_and_a_store_that_was_made_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    fs::create_dir(&path).unwrap();
+    // What the loss of power can leave of sled's first file: its length, and any part of what it says.
+    for torn in [vec![], b"segment_size: 524288".to_vec(), vec![0; 62]] {
+        fs::write(path.join("conf"), torn).unwrap();
+        let store = SledStore::open(&path).unwrap();
+        let record = record("kept", 1);
+        store.commit(Batch { writes: vec![put(&record, Expect::Absent)], sync: Sync::Now }).await.unwrap();
+        store.close().await.unwrap();
+        fs::write(path.join("conf"), [0; 62]).unwrap();
+        let error = SledStore::open(&path).err().expect("a record is in it");
+        assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error}");
+        assert!(
+            !directory.path().join("store.damaged-2").exists(),
+            "only the store that was made was copied"
+        );
+        fs::remove_dir_all(&path).unwrap();
+        fs::remove_dir_all(directory.path().join("store.damaged-1")).unwrap();
+        fs::create_dir(&path).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_is_nearly_full_takes_no_more_and_is_still_read() {
     let directory = tempfile::tempdir().unwrap();
     let records = filled(directory.path()).await;
