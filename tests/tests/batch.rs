@@ -139,7 +139,8 @@ async fn a_failure_ends_a_batch_with_its_cause_and_index_however_wide_it_is() {
         let words = (0..500).map(|n| if n == 100 { "fails".into() } else { n.to_string() });
         let request = profiles().max_concurrency(width(most));
         let (outcomes, outcome) = carried_out(&host, request, told(words)).await;
-        assert!(outcomes.len() <= 100 && outcomes.len() + most > 100, "{} of {most}", outcomes.len());
+        // One that has begun before may not have ended: so far apart are the first and the last that are held.
+        assert!(outcomes.len() <= 100 && outcomes.len() + 4 * most > 100, "{} of {most}", outcomes.len());
         assert!(outcomes.iter().zip(0..).all(|(item, index)| item.index == index && item.result.is_ok()));
         let error = outcome.result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Guest);

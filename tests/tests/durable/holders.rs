@@ -73,13 +73,13 @@ fn whoever_is_at_work_through_a_holder_that_is_stopped_says_so_once_and_goes_on_
 #[test]
 fn whoever_ends_after_the_holder_says_nothing_of_it() {
     let (modules, place) = (Modules::new("chain", ""), Backend::Sled.place());
-    let (holder, pid) = holder(&modules, &place, "sleeps-200");
+    let (holder, pid) = holder(&modules, &place, "sleeps-600");
     // It opens the store, and then wants nothing of it until its input ends.
     let (input, open) = std::io::pipe().unwrap();
     let mut other = Running::start(command(&place.url, ["store", "import"]).stdin(Stdio::from(input)));
     let attached = format!("is in use by process {pid}; working through it");
     assert!(other.says(&attached));
-    check_done(&holder.ended(), "sleeps-200");
+    check_done(&holder.ended(), "sleeps-600");
     drop(open);
     let other = other.ended();
     let lines: Vec<_> = other.err.lines().collect();
