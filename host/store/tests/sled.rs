@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod contract;
+mod disk;
 #[path = "sled/crash.rs"]
 mod crash;
 #[path = "sled/damaged.rs"]

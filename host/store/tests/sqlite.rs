@@ -5,6 +5,7 @@
 #![cfg(feature = "sqlite")]
 
 mod contract;
+mod disk;
 mod sql;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, Sqlite
 use tokio::task::JoinSet;
 
 use self::contract::{assert_absent, assert_conflict, assert_holds, body, commit, put, record, write};
+use self::disk::check_on_a_small_disk;
 use self::sql::assert_refused;
 
 async fn open(path: &Path) -> SqliteStore {
@@ -201,40 +203,14 @@ async fn people_can_ask_the_views() {
     assert_eq!(row.get::<String, _>(0), "2026-09-21 14:13:20.000");
 }
 
-/// Runs one of the ignored tests below in a process of its own, on a disk of 2 MiB, with the path of a
-/// database there. `None` where this machine lets nobody have such a disk.
-fn run_on_a_small_disk(test: &str) -> Option<std::process::Output> {
-    let dir = tempfile::tempdir().unwrap();
-    let mount = "mount -t tmpfs -o size=2m tmpfs \"$1\" || exit 77; shift; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount", "sh", "-c", mount, "sh"]).arg(dir.path());
-    command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--ignored", "--nocapture"]);
-    command.env("DOCKET_TEST_OPEN", dir.path().join("small.db"));
-    let output = command.output().ok()?;
-    let none =
-        output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare:");
-    (!none).then_some(output)
-}
-
-#[track_caller]
-#[expect(clippy::print_stdout, reason = "a test says that it was not run")]
-fn check_on_a_small_disk(test: &str) {
-    let Some(output) = run_on_a_small_disk(test) else {
-        println!("not run: this machine lets nobody mount a small disk");
-        return;
-    };
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
-
 #[test]
 fn a_full_disk_is_named_and_the_store_goes_on_when_there_is_space() {
-    check_on_a_small_disk("fill_the_disk_in_a_child");
+    check_on_a_small_disk("fill_the_disk_in_a_child", 2, "DOCKET_TEST_OPEN", "small.db");
 }
 
 #[test]
 fn a_disk_that_is_full_before_a_database_is_opened_is_named() {
-    check_on_a_small_disk("open_on_a_full_disk_in_a_child");
+    check_on_a_small_disk("open_on_a_full_disk_in_a_child", 2, "DOCKET_TEST_OPEN", "small.db");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,6 +17,10 @@
 //!   do that (fsync(2)), though ext4 does. Without that, of the changes in a directory the first few are there.
 //! - `sync_file_range` makes nothing safe: neither lengths nor what the disk holds back (sync_file_range(2)).
 //!
+//! The store's own tests take the power of sled alone, at a kill, and leave nothing that was not synced
+//! (`host/store/tests/sled/crash.rs`). Here some of it is left, which is worse: what was written over may be gone while
+//! what took its place is not there.
+//!
 //! What is mapped into memory is not seen: only SQLite's `-shm` is, which is made anew. `DOCKET_TORTURE=1` loses the
 //! power some thousand times.
 

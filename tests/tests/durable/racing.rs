@@ -192,11 +192,26 @@ fn an_execution_that_was_paused_past_its_lease_is_carried_out_once() {
 
 #[test]
 fn who_waits_for_another_process_is_told() {
-    let (modules, place) = (napping(), Backend::Sqlite.place());
-    let mut first = run(&modules, &place, "same");
+    let (modules, place, dir) = (napping(), Backend::Sqlite.place(), tempfile::tempdir().unwrap());
+    let items = dir.path().join("items.jsonl");
+    std::fs::write(&items, "{\"id\":\"naps-2500\"}\n").unwrap();
+    let items = items.to_string_lossy();
+    let batch = || {
+        let args = ["batch", "-v", "-v", "--execution-id", "many", "--items", &items];
+        Running::start(&mut modules.command(&place.url, args))
+    };
+    check_told("same", || run(&modules, &place, "same"));
+    check_told("many", batch);
+}
+
+/// Starts the same twice, and checks that the second is told why it waits, and ends as the first does.
+#[track_caller]
+fn check_told(id: &str, start: impl Fn() -> Running) {
+    let mut first = start();
     assert!(first.says("attempt 1 started"));
-    let second = run(&modules, &place, "same").ended();
-    let told = "another process carries execution `same` out, or has died at it; waiting until it ends";
-    assert_eq!(second.err.matches(told).count(), 1, "{}", second.err);
+    let second = start().ended();
+    let told =
+        format!("another process carries execution `{id}` out, or has died at it; waiting until it ends");
+    assert_eq!(second.err.matches(&told).count(), 1, "{}", second.err);
     assert_eq!((second.code, second.out), (Some(0), first.ended().out));
 }

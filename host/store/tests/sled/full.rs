@@ -3,13 +3,13 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use docket_store::{
     Batch, Expect, Query, Record, SledOptions, SledStore, Store as _, StoreError, StoreErrorKind, Sync,
 };
 
 use super::contract::{assert_holds, body, put, record};
+use super::disk::check_on_a_small_disk;
 
 const FULL: &str = "a write to the store failed: its disk is full; what is stored is no longer known, and the store \
                     must be opened anew";
@@ -18,20 +18,7 @@ const UNREAD: &str = "the store cannot be read: its disk is full";
 
 #[test]
 fn a_disk_that_is_full_when_the_tree_is_brought_up_to_the_log_is_named_and_nothing_is_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let mount = "mount -t tmpfs -o size=32m tmpfs \"$1\" || exit 77; shift; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount", "sh", "-c", mount, "sh"]).arg(dir.path());
-    command.arg(std::env::current_exe().unwrap());
-    command.args(["--exact", "full::fill_the_disk_in_a_child", "--ignored", "--nocapture"]);
-    command.env(CHILD, dir.path());
-    let Ok(output) = command.output() else { return };
-    let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.code() == Some(77) || why.contains("unshare:") {
-        println!("not run: this machine lets nobody mount a small disk");
-        return;
-    }
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{why}");
+    check_on_a_small_disk("full::fill_the_disk_in_a_child", 32, CHILD, "");
 }
 
 /// Where the child has its disk.
