@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use docket_store::{
-    Abilities, Batch, Found, Kind, Page, Query, RecordKey, Store, StoreError, StoreErrorKind, Timestamp,
+    Abilities, Batch, Found, Kind, Page, Query, RecordKey, Store, StoreError, StoreErrorKind,
 };
 
 /// A call of a store that is about to be made.
@@ -30,7 +30,7 @@ type Ask = dyn Fn(StoreCall<'_>) -> Result<(), StoreError> + Send + Sync;
 pub struct Meddled {
     inner: Arc<dyn Store>,
     ask: Arc<Ask>,
-    alone_since: Option<Timestamp>,
+    is_gone: bool,
 }
 
 impl Meddled {
@@ -39,13 +39,13 @@ impl Meddled {
         inner: Arc<dyn Store>,
         ask: impl Fn(StoreCall<'_>) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Self {
-        Self { inner, ask: Arc::new(ask), alone_since: None }
+        Self { inner, ask: Arc::new(ask), is_gone: false }
     }
 
-    /// Says that this process has had the store for itself since then.
+    /// Says of every owner that its process has ended.
     #[must_use]
-    pub fn alone_since(mut self, since: Timestamp) -> Self {
-        self.alone_since = Some(since);
+    pub fn without_owners(mut self) -> Self {
+        self.is_gone = true;
         self
     }
 }
@@ -58,8 +58,7 @@ pub fn unavailable() -> StoreError {
 #[async_trait]
 impl Store for Meddled {
     fn abilities(&self) -> Abilities {
-        let abilities = self.inner.abilities();
-        Abilities { alone_since: self.alone_since.or(abilities.alone_since), ..abilities }
+        self.inner.abilities()
     }
 
     async fn get(&self, kind: Kind, key: &RecordKey) -> Result<Found, StoreError> {
@@ -79,6 +78,10 @@ impl Store for Meddled {
 
     async fn changed(&self, kind: Kind, key: &RecordKey, most: Duration) {
         self.inner.changed(kind, key, most).await;
+    }
+
+    fn is_gone(&self, owner: &str) -> bool {
+        self.is_gone || self.inner.is_gone(owner)
     }
 
     async fn sync(&self) -> Result<(), StoreError> {

@@ -12,6 +12,8 @@ mod racing;
 mod outages;
 #[path = "durable/holders.rs"]
 mod holders;
+#[path = "durable/gone.rs"]
+mod gone;
 #[path = "durable/places.rs"]
 mod places;
 #[path = "durable/calls.rs"]

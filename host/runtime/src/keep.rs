@@ -67,7 +67,8 @@ impl Keeping {
     /// Returns a new owner on the store, and begins to renew its leases.
     pub(crate) fn new(parts: KeepingParts) -> Arc<Self> {
         let KeepingParts { store, tenant, lease, retention } = parts;
-        let owner: Arc<str> = crate::execution_id::ExecutionId::new().as_str().into();
+        let name = crate::execution_id::ExecutionId::new();
+        let owner = docket_store::owner(&*store, name.as_str());
         let keeping = Arc::new(Self {
             claims: Claims::new(Arc::clone(&store), Arc::clone(&owner), lease),
             journal: Journal::new(Arc::clone(&store), owner, lease),

@@ -22,7 +22,7 @@ use crate::clock::StoreTime;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Facts, Kind, Record, RecordKey, Revision, Scope, Status};
 use crate::steady;
-use crate::store::{Abilities, Batch, Expect, Store, Sync, Write};
+use crate::store::{Batch, Expect, Store, Sync, Write};
 
 /// How long a claim holds when nobody renews it. 30 s: a dead leader holds others up for no longer,
 /// and a pause of the machine or the store shorter than that costs no work.
@@ -38,7 +38,6 @@ pub struct Claims {
     store: Arc<dyn Store>,
     owner: Arc<str>,
     lease: Duration,
-    abilities: Arc<Abilities>,
 }
 
 /// What a result is of.
@@ -127,8 +126,7 @@ impl Claim {
 impl Claims {
     /// Returns the claims of this owner: a name that no other process and no earlier one has.
     pub fn new(store: Arc<dyn Store>, owner: Arc<str>, lease: Duration) -> Self {
-        let abilities = Arc::new(store.abilities());
-        Self { store, owner, lease, abilities }
+        Self { store, owner, lease }
     }
 
     /// Returns the store.
@@ -158,7 +156,7 @@ impl Claims {
         let left = match facts.status {
             Status::Done if facts.is_expired(found.now) && !own => Left::Expired,
             Status::Done => return Ok(Look::Kept(record)),
-            Status::Running if is_held(facts, found.now, &self.abilities) => return Ok(Look::Busy(record)),
+            Status::Running if is_held(facts, found.now, &*self.store) => return Ok(Look::Busy(record)),
             Status::Running => Left::Lapsed,
             Status::Failed => Left::Failed(record.body.clone()),
             Status::Released | Status::Interrupted | Status::Cancelled => Left::Released,
@@ -310,11 +308,9 @@ impl Claims {
     }
 }
 
-/// Returns whether somebody is at a record: its lease holds, and it was not made before this process
-/// got the store for itself.
-pub(crate) fn is_held(facts: &Facts, now: crate::clock::Timestamp, abilities: &Abilities) -> bool {
-    let orphaned = abilities.alone_since.is_some_and(|since| facts.started_at.is_some_and(|at| at < since));
-    facts.is_leased(now) && !orphaned
+/// Returns whether somebody is at a record: its lease holds, and its owner is not known to be gone.
+pub(crate) fn is_held(facts: &Facts, now: crate::clock::Timestamp, store: &dyn Store) -> bool {
+    facts.is_leased(now) && !facts.owner.as_deref().is_some_and(|owner| store.is_gone(owner))
 }
 
 fn ended(facts: &Facts, status: Status, now: crate::clock::Timestamp) -> Facts {

@@ -168,6 +168,10 @@ impl Store for FaultyStore {
         self.below.changed(kind, key, most).await;
     }
 
+    fn is_gone(&self, owner: &str) -> bool {
+        self.below.is_gone(owner)
+    }
+
     async fn sync(&self) -> Result<(), StoreError> {
         self.call(Method::Sync, StoreErrorKind::Unavailable, self.below.sync()).await
     }

@@ -16,7 +16,7 @@ use crate::clock::{StoreTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::{Facts, Kind, Record, RecordKey, Revision, Status};
 use crate::steady;
-use crate::store::{Abilities, Batch, Expect, Filter, Query, Store, Sync, Write};
+use crate::store::{Batch, Expect, Filter, Query, Store, Sync, Write};
 
 /// How long an execution is remembered that was cancelled in the journal: as long as a host remembers
 /// others that have ended, unless it is told otherwise.
@@ -35,7 +35,6 @@ pub struct Journal {
     store: Arc<dyn Store>,
     owner: Arc<str>,
     lease: Duration,
-    abilities: Arc<Abilities>,
     /// The store's time as it was last read for a draft.
     time: Arc<Mutex<Option<StoreTime>>>,
 }
@@ -185,8 +184,7 @@ impl Held {
 impl Journal {
     /// Returns the journal of this owner: a name that no other process and no earlier one has.
     pub fn new(store: Arc<dyn Store>, owner: Arc<str>, lease: Duration) -> Self {
-        let abilities = Arc::new(store.abilities());
-        Self { store, owner, lease, abilities, time: Arc::default() }
+        Self { store, owner, lease, time: Arc::default() }
     }
 
     /// Opens an execution under its id.
@@ -310,7 +308,7 @@ impl Journal {
 
     /// Returns whether a listed execution is carried out by somebody now.
     pub fn is_held(&self, record: &Record, now: Timestamp) -> bool {
-        is_held(&record.facts, now, &self.abilities)
+        is_held(&record.facts, now, &*self.store)
     }
 
     /// Returns the write that renews an execution's lease, from now on.

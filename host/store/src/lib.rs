@@ -9,6 +9,7 @@ mod error;
 mod record;
 mod store;
 mod changes;
+mod presence;
 mod codec;
 mod fault;
 mod memory;
@@ -32,6 +33,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use fault::{FaultyStore, Harm, Method, Mishap, When};
 pub use journal::{Draft, Entry, Held, Journal, NewExecution, Opened, StepNote, Unfinished};
 pub use memory::MemoryStore;
+pub use presence::owner;
 pub use purge::{Purged, purge, purge_expired, remove_execution};
 pub use record::{Facts, Kind, Record, RecordKey, RecordKeyError, Revision, Scope, Status};
 #[cfg(feature = "redis")]

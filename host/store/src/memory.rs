@@ -66,7 +66,7 @@ impl Store for MemoryStore {
             durability: Durability::None,
             sharing: Sharing::Process,
             max_body: MAX_BODY,
-            alone_since: None,
+            process: None,
             poll: None,
         }
     }

@@ -99,7 +99,7 @@ pub async fn purge_expired(store: &dyn Store, most: u64) -> Result<Purged, Store
 pub async fn remove_execution(store: &dyn Store, tenant: &str, id: &str) -> Result<bool, StoreError> {
     let found = store.get(Kind::Execution, &execution_key(tenant, id)).await?;
     let Some(record) = found.record else { return Ok(false) };
-    if is_held(&record.facts, found.now, &store.abilities()) {
+    if is_held(&record.facts, found.now, store) {
         let message = format!("execution `{id}` is under way; cancel it first");
         return Err(StoreError::new(StoreErrorKind::Conflict, message));
     }
@@ -119,7 +119,7 @@ struct Purge<'a> {
 impl Purge<'_> {
     /// Returns whether somebody is at the record, or an execution counts on it.
     async fn is_needed(&mut self, record: &Record, now: Timestamp) -> Result<bool, StoreError> {
-        if is_held(&record.facts, now, &self.store.abilities()) {
+        if is_held(&record.facts, now, self.store) {
             return Ok(true);
         }
         let Some(execution) = &record.facts.execution else { return Ok(false) };

@@ -179,7 +179,7 @@ impl Store for RedisStore {
             sharing: Sharing::Network,
             max_body: self.settings.max_body,
             poll: Some(POLL),
-            alone_since: None,
+            process: None,
         }
     }
 

@@ -35,8 +35,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::clock::{Clock, SystemClock};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::presence::Presence;
 use crate::record::{Kind, RecordKey};
 use crate::store::{Abilities, Batch, Durability, Found, Page, Query, Sharing, Store, Sync, Write};
 
@@ -45,7 +46,6 @@ use content::Glance;
 use lists::Tails;
 use merge::Merger;
 use opening::DataFiles;
-pub(crate) use opening::attached;
 use ready::{ReadyBatch, ReadyWrite};
 use tally::Tally;
 use writer::{Beginning, Command, Writer};
@@ -84,8 +84,7 @@ pub struct SledStore(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     clock: Arc<dyn Clock>,
-    /// None where another process that works through a holder outlives that holder.
-    alone_since: Option<Timestamp>,
+    presence: Presence,
     /// None once the store is closed.
     db: RwLock<Option<sled::Db>>,
     closed: AtomicBool,
@@ -132,7 +131,7 @@ impl SledStore {
         let SledOptions { clock, .. } = options;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
-            alone_since: opening::is_alone(path).then(|| clock.now()),
+            presence: Presence::show(&processes(path)),
             clock,
             db: RwLock::new(Some(db)),
             closed: AtomicBool::new(false),
@@ -185,6 +184,7 @@ impl Inner {
         if db.is_some() {
             drop(db);
             opening::wait_until_free(&self.path);
+            self.presence.leave();
         }
         self.common.broken.get().map_or(Ok(()), |broken| Err(broken.clone()))
     }
@@ -198,7 +198,7 @@ impl Store for SledStore {
             durability: Durability::Power,
             sharing: Sharing::Process,
             max_body: MAX_BODY,
-            alone_since: self.0.alone_since,
+            process: self.0.presence.process(),
             poll: None,
         }
     }
@@ -259,6 +259,10 @@ impl Store for SledStore {
         self.0.common.changes.wait(kind, key, most).await;
     }
 
+    fn is_gone(&self, owner: &str) -> bool {
+        self.0.presence.is_gone(owner)
+    }
+
     async fn sync(&self) -> Result<(), StoreError> {
         self.commit(Batch { writes: Vec::new(), sync: Sync::Now }).await
     }
@@ -267,6 +271,12 @@ impl Store for SledStore {
         self.0.closed.store(true, Ordering::Relaxed);
         self.blocking(Inner::close).await
     }
+}
+
+/// Returns where those who use the store of a directory show that they live: its holder, and who goes
+/// through that.
+pub(crate) fn processes(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).join("processes")
 }
 
 /// Returns how long the body is that is written, if it is not too long.

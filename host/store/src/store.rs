@@ -50,6 +50,12 @@ pub trait Store: Send + std::marker::Sync + 'static {
     /// early, or late, and whoever calls it reads afterwards.
     async fn changed(&self, kind: Kind, key: &RecordKey, most: Duration);
 
+    /// Returns whether the process of this owner has ended, so that what it was at is nobody's any more,
+    /// whatever its lease says. False where that cannot be known. Waits for nobody.
+    fn is_gone(&self, _owner: &str) -> bool {
+        false
+    }
+
     /// Once this returns `Ok`, everything committed before the call survives the loss of power, as far
     /// as [`Abilities::durability`] says.
     ///
@@ -76,9 +82,9 @@ pub struct Abilities {
     pub sharing: Sharing,
     /// The largest body of a record, in bytes.
     pub max_body: u64,
-    /// Since when this process alone has had the store, where only one can: whatever was running before
-    /// is nobody's any more, whatever its lease says. None where others may be at work.
-    pub alone_since: Option<Timestamp>,
+    /// What this process is called among those that use the store, where they can see whether it lives:
+    /// then the names of its owners begin with this and a slash, for [`Store::is_gone`].
+    pub process: Option<Arc<str>>,
     /// How long to wait between two looks at a record that somebody else is at, where
     /// [`Store::changed`] does not wake by itself; none where it does.
     pub poll: Option<Duration>,

@@ -193,7 +193,10 @@ fn only_its_user_reaches_the_socket_and_only_a_dead_one_is_replaced() {
     assert_eq!(error.kind(), StoreErrorKind::Unusable, "{error}");
 }
 
-/// The greeting of version 1, as it must stay for every version to understand.
+/// The version of the protocol.
+const VERSION: u32 = 2;
+
+/// The greeting, as it must stay for every version to understand.
 #[derive(Clone, PartialEq, Message)]
 struct Greeting {
     #[prost(string, tag = "1")]
@@ -255,11 +258,11 @@ fn fake_holder(dir: &Path, greets: Vec<u8>, answers: Option<Vec<u8>>) -> (PathBu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_of_another_version_is_refused_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, thread) = fake_holder(dir.path(), greeting(2), None);
+    let (path, thread) = fake_holder(dir.path(), greeting(VERSION + 1), None);
     let error = SocketStore::connect(&path).await.err().unwrap();
     assert_eq!(error.kind(), StoreErrorKind::Unusable);
     assert!(
-        error.to_string().contains("its holder speaks version 2 of the protocol, and this process 1"),
+        error.to_string().contains("its holder speaks version 3 of the protocol, and this process 2"),
         "{error}"
     );
     thread.join().unwrap();
@@ -285,7 +288,7 @@ async fn a_holder_killed_in_the_middle_of_a_commit_leaves_it_unknown() {
     // It ends without an answer, in the middle of one, and after one that says nothing.
     for answers in [Vec::new(), vec![0, 0, 0, 9, 0, 0, 0, 0, 8], frame(b"\x08\x01", 0)] {
         let dir = tempfile::tempdir().unwrap();
-        let (path, thread) = fake_holder(dir.path(), greeting(1), Some(answers));
+        let (path, thread) = fake_holder(dir.path(), greeting(VERSION), Some(answers));
         let store = SocketStore::connect(&path).await.unwrap();
         assert_eq!(store.abilities().max_body, 1 << 20);
         let record = contract::record("k", 1);
@@ -302,7 +305,7 @@ async fn a_client_of_another_version_is_told_ours_and_let_go() {
     let mut client = UnixStream::connect(served.server.path()).unwrap();
     client.write_all(&greeting(7)).unwrap();
     let told = Greeting::decode(&*read_frame(&mut client).unwrap()).unwrap();
-    assert_eq!((told.word.as_str(), told.version), ("docket-store", 1));
+    assert_eq!((told.word.as_str(), told.version), ("docket-store", VERSION));
     assert_eq!(read_frame(&mut client), None, "the conversation is over");
 }
 
@@ -311,7 +314,7 @@ fn send(path: &Path, greets: bool, bytes: &[u8]) -> bool {
     let mut client = UnixStream::connect(path).unwrap();
     client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     if greets {
-        client.write_all(&greeting(1)).unwrap();
+        client.write_all(&greeting(VERSION)).unwrap();
         read_frame(&mut client).unwrap();
     }
     // The holder may hang up before it has read all.
@@ -339,7 +342,7 @@ async fn hostile_bytes_neither_stop_the_holder_nor_fill_its_memory() {
     let mut open = Vec::new();
     for _ in 0..8 {
         let mut client = UnixStream::connect(path).unwrap();
-        client.write_all(&greeting(1)).unwrap();
+        client.write_all(&greeting(VERSION)).unwrap();
         client.write_all(&frame(&[0; 100], 64 << 20)).unwrap();
         open.push(client);
     }
@@ -354,7 +357,7 @@ async fn hostile_bytes_neither_stop_the_holder_nor_fill_its_memory() {
 
 fn send_only(path: &Path, bytes: &[u8]) {
     let mut client = UnixStream::connect(path).unwrap();
-    client.write_all(&greeting(1)).unwrap();
+    client.write_all(&greeting(VERSION)).unwrap();
     // The holder may hang up before it has read all.
     let _ = client.write_all(bytes);
 }

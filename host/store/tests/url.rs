@@ -51,22 +51,6 @@ async fn a_held_store_is_reached_through_its_holder() {
     next.close().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_runs_is_not_taken_for_abandoned_while_a_process_that_worked_through_the_last_holder_lives() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store");
-    let first = attach(&path).await.unwrap();
-    assert!(first.store.abilities().alone_since.is_some());
-    let through_first = attach(&path).await.unwrap();
-    first.close().await.unwrap();
-    let second = attach(&path).await.unwrap();
-    assert_eq!(second.store.abilities().alone_since, None, "another process may be at work");
-    drop(through_first);
-    second.close().await.unwrap();
-    let third = attach(&path).await.unwrap();
-    assert!(third.store.abilities().alone_since.is_some());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_must_have_the_store_alone_is_told_who_has_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -192,7 +192,15 @@ fn an_execution_that_was_paused_past_its_lease_is_carried_out_once() {
 
 #[test]
 fn who_waits_for_another_process_is_told() {
-    let (modules, place, dir) = (napping(), Backend::Sqlite.place(), tempfile::tempdir().unwrap());
+    let seen = "; waiting until it ends";
+    let unseen = ", or has died at it; waiting until it ends or its lease lapses";
+    for (backend, told) in [(Backend::Sqlite, seen), (Backend::Postgres, unseen)] {
+        told_of_another(backend, told);
+    }
+}
+
+fn told_of_another(backend: Backend, told: &str) {
+    let (modules, place, dir) = (napping(), backend.place(), tempfile::tempdir().unwrap());
     let items = dir.path().join("items.jsonl");
     std::fs::write(&items, "{\"id\":\"naps-2500\"}\n").unwrap();
     let items = items.to_string_lossy();
@@ -200,18 +208,17 @@ fn who_waits_for_another_process_is_told() {
         let args = ["batch", "-v", "-v", "--execution-id", "many", "--items", &items];
         Running::start(&mut modules.command(&place.url, args))
     };
-    check_told("same", || run(&modules, &place, "same"));
-    check_told("many", batch);
+    check_told("same", told, || run(&modules, &place, "same"));
+    check_told("many", told, batch);
 }
 
 /// Starts the same twice, and checks that the second is told why it waits, and ends as the first does.
 #[track_caller]
-fn check_told(id: &str, start: impl Fn() -> Running) {
+fn check_told(id: &str, told: &str, start: impl Fn() -> Running) {
     let mut first = start();
     assert!(first.says("attempt 1 started"));
     let second = start().ended();
-    let told =
-        format!("another process carries execution `{id}` out, or has died at it; waiting until it ends");
+    let told = format!("another process carries execution `{id}` out{told}\n");
     assert_eq!(second.err.matches(&told).count(), 1, "{}", second.err);
     assert_eq!((second.code, second.out), (Some(0), first.ended().out));
 }

@@ -190,7 +190,7 @@ impl Begin {
                 Ok(Entered::Elsewhere(entry) | Entered::Over(entry)) => {
                     let Self { id, limit, cancelled, .. } = &*self;
                     if entry.facts.status == Status::Running && !std::mem::replace(&mut waited, true) {
-                        warn_of_wait(id);
+                        warn_of_wait(&keeping, id);
                     }
                     let (id, cancelled) = (id.clone(), Some(cancelled.clone()));
                     let begun = Begun { id: id.clone(), limit: *limit, host: &host, cancelled };

@@ -79,7 +79,7 @@ impl Begun<'_> {
                 Way::Opened(Entered::Conflict) => return Err(RequestError::Conflict { id: self.id }),
                 Way::Opened(Entered::Elsewhere(entry)) => {
                     if !std::mem::replace(&mut waited, true) {
-                        warn_of_wait(&self.id);
+                        warn_of_wait(&keeping, &self.id);
                     }
                     if let Some(stopped) = self.wait(&keeping, &entry, until).await {
                         return Ok(unfinished(&self.id, &entry, stopped));
@@ -210,11 +210,16 @@ impl Begun<'_> {
     }
 }
 
-/// Says why nothing seems to happen, which may last as long as a lease.
-pub(crate) fn warn_of_wait(id: &ExecutionId) {
-    tracing::warn!(
-        "another process carries execution `{id}` out, or has died at it; waiting until it ends or its lease lapses"
-    );
+/// Says why nothing seems to happen: where the death of a process is not seen, for as long as a lease.
+pub(crate) fn warn_of_wait(keeping: &Keeping, id: &ExecutionId) {
+    if keeping.store().abilities().process.is_some() {
+        tracing::warn!("another process carries execution `{id}` out; waiting until it ends");
+    } else {
+        tracing::warn!(
+            "another process carries execution `{id}` out, or has died at it; \
+             waiting until it ends or its lease lapses"
+        );
+    }
 }
 
 impl Accepted {

@@ -134,6 +134,10 @@ impl Store for Standing {
         self.now().store.changed(kind, key, most).await;
     }
 
+    fn is_gone(&self, owner: &str) -> bool {
+        self.now().store.is_gone(owner)
+    }
+
     async fn sync(&self) -> Result<(), StoreError> {
         let now = self.now();
         match now.store.sync().await {

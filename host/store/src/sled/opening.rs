@@ -449,21 +449,3 @@ impl Disk for DataFiles {
         Some(StoreError::new(StoreErrorKind::Unusable, message))
     }
 }
-
-/// What a process that works through another's store holds a lock on, for as long as it may.
-const ATTACHED: &str = "attached.lock";
-
-/// Returns whether no process is left that works, or worked until just now, through a holder of the
-/// store: then whatever its records call running is nobody's.
-pub(super) fn is_alone(dir: &Path) -> bool {
-    let Ok(file) = File::create(dir.join(ATTACHED)) else { return true };
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-}
-
-/// Notes that this process works through another's store, until the returned file is dropped. None
-/// where the directory cannot be written: then nobody else has written there either.
-pub(crate) fn attached(dir: &Path) -> Option<File> {
-    let file = File::create(dir.join(ATTACHED)).ok()?;
-    rustix::fs::flock(&file, FlockOperation::LockShared).ok()?;
-    Some(file)
-}

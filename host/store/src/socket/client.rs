@@ -19,6 +19,7 @@ use super::silence::Silence;
 use super::wire::{Answer, Asked, BatchMessage, Call, Greeting, Nothing, Place, ScanMessage, Told, VERSION};
 use crate::clock::within;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::presence::Presence;
 use crate::record::{Kind, RecordKey};
 use crate::store::{Abilities, Batch, Found, Page, Query, Store, Write};
 
@@ -32,6 +33,7 @@ const CALLS: usize = 16;
 pub struct SocketStore {
     path: PathBuf,
     abilities: Abilities,
+    presence: Option<Presence>,
     link: AsyncMutex<Option<Arc<Link>>>,
     next: AtomicU64,
     closed: AtomicBool,
@@ -68,7 +70,14 @@ impl SocketStore {
         let (link, abilities) = dial(path).await?;
         let link = AsyncMutex::new(Some(Arc::new(link)));
         let (next, closed) = (AtomicU64::new(1), AtomicBool::new(false));
-        Ok(Self { path: path.to_owned(), abilities, link, next, closed })
+        Ok(Self { path: path.to_owned(), abilities, presence: None, link, next, closed })
+    }
+
+    /// Returns the store as one that this process is seen to use.
+    #[cfg(feature = "sled")]
+    pub(crate) fn present_in(self, presence: Presence) -> Self {
+        let abilities = Abilities { process: presence.process(), ..self.abilities };
+        Self { abilities, presence: Some(presence), ..self }
     }
 
     /// Asks, and waits for the answer. Where the connection was lost before, dials once.
@@ -171,6 +180,10 @@ impl Store for SocketStore {
         let _ = within(most, self.ask(Asked::Changed(Place::new(kind, key, most)), Vec::new())).await;
     }
 
+    fn is_gone(&self, owner: &str) -> bool {
+        self.presence.as_ref().is_some_and(|presence| presence.is_gone(owner))
+    }
+
     async fn sync(&self) -> Result<(), StoreError> {
         match self.read(Asked::Sync(Nothing {})).await? {
             (Told::Done(Nothing {}), _) => Ok(()),
@@ -186,6 +199,9 @@ impl Store for SocketStore {
         let synced = self.sync().await;
         self.closed.store(true, Ordering::Relaxed);
         self.link.lock().await.take();
+        if let Some(presence) = &self.presence {
+            presence.leave();
+        }
         synced
     }
 }

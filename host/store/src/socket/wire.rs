@@ -17,7 +17,7 @@ use crate::store::{
 };
 
 /// The version of the protocol: both sides must speak the same.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The first word of a greeting.
 const WORD: &str = "docket-store";
@@ -56,8 +56,6 @@ pub(super) struct AbilitiesMessage {
     max_body: u64,
     #[prost(uint64, optional, tag = "4")]
     poll_ms: Option<u64>,
-    #[prost(uint64, optional, tag = "5")]
-    alone_since: Option<u64>,
 }
 
 const SCHEMES: [&str; 6] = ["memory", "sled", "sqlite", "postgres", "mysql", "redis"];
@@ -66,13 +64,12 @@ const DURABILITIES: [Durability; 4] =
 
 impl AbilitiesMessage {
     fn of(abilities: &Abilities) -> Self {
-        let Abilities { scheme, durability, sharing: _, max_body, alone_since, poll } = abilities;
+        let Abilities { scheme, durability, sharing: _, max_body, process: _, poll } = abilities;
         Self {
             scheme: (*scheme).to_owned(),
             durability: number(&DURABILITIES, durability),
             max_body: *max_body,
             poll_ms: poll.map(millis),
-            alone_since: alone_since.map(|at| at.0),
         }
     }
 
@@ -83,7 +80,7 @@ impl AbilitiesMessage {
             durability: variant(&DURABILITIES, self.durability)?,
             sharing: Sharing::Process,
             max_body: self.max_body.min(BODIES as u64),
-            alone_since: self.alone_since.map(Timestamp),
+            process: None,
             poll: self.poll_ms.map(std::time::Duration::from_millis),
         })
     }

@@ -108,7 +108,7 @@ impl MysqlStore {
             durability,
             sharing: Sharing::Network,
             max_body,
-            alone_since: None,
+            process: None,
             poll: Some(POLL),
         };
         let (changes, tasks) = (Arc::new(Changes::new()), TaskTracker::new());

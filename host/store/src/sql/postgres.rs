@@ -101,7 +101,7 @@ impl PostgresStore {
             durability,
             sharing: Sharing::Network,
             max_body: MAX_BODY,
-            alone_since: None,
+            process: None,
             poll: Some(POLL),
         };
         let (changes, tasks) = (Arc::new(Changes::new()), TaskTracker::new());

@@ -24,6 +24,7 @@ use super::work;
 use crate::changes::Changes;
 use crate::clock;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::presence::Presence;
 use crate::record::{Kind, RecordKey};
 use crate::store::{Abilities, Batch, Durability, Found, Page, Query, Sharing, Store};
 
@@ -78,6 +79,7 @@ struct Inner {
     tasks: TaskTracker,
     changes: Arc<Changes>,
     poison: Arc<OnceLock<StoreError>>,
+    presence: Presence,
     log: PathBuf,
 }
 
@@ -120,10 +122,11 @@ impl SqliteStore {
         let writer = Writer::new(session, site, &statements, &changes, &poison);
         tasks.spawn(writer.run(queue));
         tasks.close();
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let (jobs, log, site) = (Mutex::new(Some(jobs)), log.into(), Arc::clone(site));
-        Ok(Self(Arc::new(Inner { site, statements, readers, jobs, tasks, changes, poison, log })))
+        let log = beside(path, "-wal");
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let presence = Presence::show(&beside(&whole, "-processes"));
+        let (jobs, site) = (Mutex::new(Some(jobs)), Arc::clone(site));
+        Ok(Self(Arc::new(Inner { site, statements, readers, jobs, tasks, changes, poison, presence, log })))
     }
 }
 
@@ -162,7 +165,7 @@ impl Store for SqliteStore {
             durability: Durability::Power,
             sharing: Sharing::Host,
             max_body: MAX_BODY,
-            alone_since: None,
+            process: self.0.presence.process(),
             poll: Some(POLL),
         }
     }
@@ -203,6 +206,10 @@ impl Store for SqliteStore {
         self.0.changes.wait(kind, key, most).await;
     }
 
+    fn is_gone(&self, owner: &str) -> bool {
+        self.0.presence.is_gone(owner)
+    }
+
     async fn sync(&self) -> Result<(), StoreError> {
         self.0.refuse_poisoned()?;
         self.0.jobs()?;
@@ -218,6 +225,7 @@ impl Store for SqliteStore {
         let synced = self.0.sync_log().await;
         self.0.tasks.wait().await;
         self.0.readers.close().await;
+        self.0.presence.leave();
         synced
     }
 }
@@ -243,6 +251,13 @@ async fn open_writer(options: &SqliteConnectOptions, site: &Site) -> Result<Sqli
         tries -= 1;
         clock::sleep(PAUSE).await;
     }
+}
+
+/// Returns the path of a file that belongs to a database.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(what);
+    name.into()
 }
 
 /// Returns the error of a database that was not opened, by its cause where that is a full disk: SQLite says

@@ -30,8 +30,6 @@ pub struct OpenedStore {
     pub attached_to: Option<Holder>,
     /// What the operator should know: settings that promise less than they could.
     pub warning: Option<String>,
-    /// Tells whoever holds the store next that this process is at work.
-    attached: Option<std::fs::File>,
 }
 
 impl OpenedStore {
@@ -40,7 +38,7 @@ impl OpenedStore {
     }
 
     fn of(store: Arc<dyn Store>) -> Self {
-        Self { announcement: None, server: None, store, attached_to: None, warning: None, attached: None }
+        Self { announcement: None, server: None, store, attached_to: None, warning: None }
     }
 
     /// Returns whether other processes of this machine can attach.
@@ -53,7 +51,7 @@ impl OpenedStore {
     /// # Errors
     /// Where the store's last sync fails.
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self { announcement, server, store, attached_to: _, warning: _, attached: _attached } = self;
+        let Self { announcement, server, store, attached_to: _, warning: _ } = self;
         drop(announcement);
         // Joins a thread; one that has panicked has said so.
         let _ = tokio::task::spawn_blocking(move || drop(server)).await;
@@ -137,7 +135,8 @@ mod sled {
 
     use super::{Arc, OpenedStore, Store, StoreError, StoreErrorKind, WhenHeld};
     use crate::clock::{Clock, SystemClock, sleep};
-    use crate::sled::{SledStore, attached};
+    use crate::presence::Presence;
+    use crate::sled::{SledStore, processes};
     use crate::socket::{Holder, SocketServer, SocketStore, announce, holder, patiently, socket_path};
 
     /// How often a holder that does not answer is looked for: it may be coming up, or going.
@@ -182,10 +181,9 @@ mod sled {
     /// Opens the directory and serves it. That it cannot be served is no reason not to use it.
     fn hold(dir: &Path) -> Result<OpenedStore, StoreError> {
         let store: Arc<dyn Store> = Arc::new(SledStore::open(dir)?);
-        let since = store.abilities().alone_since.unwrap_or_else(|| SystemClock.now());
         let served = socket_path(dir).and_then(|path| {
             let server = SocketServer::start(store.clone(), &path)?;
-            let announcement = announce(dir, &path, since)?;
+            let announcement = announce(dir, &path, SystemClock.now())?;
             Ok((server, announcement))
         });
         let opened = OpenedStore::of(store);
@@ -203,10 +201,11 @@ mod sled {
     /// Goes through the holder; where that fails, says who it is, if it has told, and why.
     async fn attach(dir: &Path) -> Result<OpenedStore, Option<(Holder, StoreError)>> {
         let holder = holder(dir).ok_or(None)?;
-        // Before anything is claimed through it.
-        let attached = attached(dir);
         match SocketStore::connect(&holder.socket).await {
-            Ok(store) => Ok(OpenedStore { attached_to: Some(holder), attached, ..OpenedStore::new(store) }),
+            Ok(store) => {
+                let store = store.present_in(Presence::show(&processes(dir)));
+                Ok(OpenedStore { attached_to: Some(holder), ..OpenedStore::new(store) })
+            }
             Err(error) => Err(Some((holder, error))),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use docket_store::{
     Clock as _, Expect, Filter, Kind, Query, Record, Revision, Sharing, Store, StoreErrorKind, SystemClock,
-    Timestamp,
+    Timestamp, owner,
 };
 use tokio::task::JoinSet;
 
@@ -28,6 +28,7 @@ async fn abilities_stay_what_they_are(store: &dyn Store) {
     write(store, vec![put(&record("any", 1), Expect::Absent)]).await;
     assert_eq!(store.abilities(), abilities);
     assert!(abilities.max_body <= i64::MAX as u64);
+    assert!(!store.is_gone("an owner of whom nobody knows"));
     if let Some(poll) = abilities.poll {
         assert!((Duration::from_millis(1)..=Duration::from_secs(5)).contains(&poll), "{poll:?}");
     }
@@ -137,6 +138,7 @@ async fn a_closed_store_refuses_everything(store: &dyn Store) {
 /// Two handles on one store: what one writes, the other reads, lists, refuses and is woken by.
 pub(crate) async fn shared(a: &Arc<dyn Store>, b: &Arc<dyn Store>) {
     assert_eq!(a.abilities(), b.abilities());
+    assert!(!b.is_gone(&owner(&**a, "somebody")) && !a.is_gone(&owner(&**b, "somebody")), "both are here");
     let by_a = Record { body: body(200_000, 1), ..record("shared/a", 1) };
     write(&**a, vec![put(&by_a, Expect::Absent)]).await;
     assert_holds(&**b, &by_a, "written by the other").await;
