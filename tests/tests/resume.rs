@@ -14,7 +14,7 @@ use docket_runtime::{
     StepOptions, StepOutcome,
 };
 use docket_store::{
-    Clock, Entry, Filter, Journal, Kind, MemoryStore, Query, Record, RecordKey, Status, Store, purge,
+    Entry, Filter, Journal, Kind, MemoryStore, Query, Record, RecordKey, Status, Store, purge,
 };
 use docket_tests::example::UserProfile;
 use docket_tests::{ManualClock, Meddled, Setup, execute, keeping, patched, replaced, told, unavailable};
