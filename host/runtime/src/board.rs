@@ -12,7 +12,7 @@ mod hand;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -77,6 +77,8 @@ pub(crate) struct Run {
     ready: AtomicUsize,
     /// How often an attempt was stopped, for a glance without the lock.
     stops: AtomicUsize,
+    /// Whether it was said that a step waits for another process.
+    told_of_wait: AtomicBool,
     board: Mutex<Board>,
 }
 
@@ -292,6 +294,7 @@ impl Run {
             plenty: Notify::new(),
             ready: AtomicUsize::new(0),
             stops: AtomicUsize::new(0),
+            told_of_wait: AtomicBool::new(false),
             board: Mutex::new(Board {
                 progress,
                 ready: VecDeque::new(),
@@ -336,6 +339,11 @@ impl Run {
     /// Returns whether what a node takes follows from the items of a batch, and not from what was given.
     pub(crate) fn is_by_inputs(&self, node: NodeId) -> bool {
         self.prepared.by_inputs.get(node.index()).is_some_and(|by_inputs| *by_inputs)
+    }
+
+    /// Returns whether it is to be said that a step waits for another process: once, however many do.
+    pub(crate) fn tells_of_wait(&self) -> bool {
+        !self.told_of_wait.swap(true, Ordering::Relaxed)
     }
 
     /// Returns the code of a node's step.

@@ -31,6 +31,9 @@ const FIRST_POLL: Duration = Duration::from_millis(10);
 /// The longest pause between two such looks. A wake-up from the store usually comes first.
 const LONGEST_POLL: Duration = Duration::from_secs(1);
 
+/// How long a step waits for another process before that is said: longer than most steps take.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
+
 /// Takes one turn.
 ///
 /// # Cancel safety
@@ -180,10 +183,10 @@ impl Seeker<'_> {
                     }
                 }
             };
-            if matches!(look, Look::Busy(_)) {
+            if let Look::Busy(record) = &look {
                 met = true;
                 self.recorded().await?;
-                look = self.other_process().await?;
+                look = self.other_process(record).await?;
             }
             match look {
                 Look::Kept(record) => {
@@ -240,16 +243,35 @@ impl Seeker<'_> {
     }
 
     /// Waits until the process that is at the work has ended it, or its lease has lapsed.
-    async fn other_process(&self) -> Result<Look, StoreError> {
+    async fn other_process(&self, record: &store::Record) -> Result<Look, StoreError> {
         let Self { run, keeping, key, .. } = self;
         let mut pause = keeping.store().abilities().poll.unwrap_or(FIRST_POLL);
+        let since = clock::now();
         loop {
             keeping.store().changed(Kind::Result, &key.record, pause).await;
+            if clock::now().duration_since(since) > TOLD_AFTER && run.tells_of_wait() {
+                self.warn_of_wait(record);
+            }
             pause = (pause * 2).min(LONGEST_POLL);
             match keeping.claims.look(&key.record, run.id.as_str()).await? {
                 Look::Busy(_) => {}
                 look => return Ok(look),
             }
+        }
+    }
+
+    /// Says why nothing seems to happen: where the death of a process is not seen, for as long as a lease.
+    fn warn_of_wait(&self, record: &store::Record) {
+        let (step, other) = (&self.code.name, record.facts.execution.as_deref().unwrap_or_default());
+        if self.keeping.store().abilities().process.is_some() {
+            tracing::warn!(
+                "step `{step}` waits for execution `{other}` of another process, which makes the same"
+            );
+        } else {
+            tracing::warn!(
+                "step `{step}` waits for execution `{other}` of another process, which makes the same, or has died \
+                 at it; until that ends or its lease lapses"
+            );
         }
     }
 

@@ -196,8 +196,18 @@ pub(crate) fn endless() {
     let reuses = std::env::args().any(|argument| argument == "--reuse");
     let options = if reuses { reusing() } else { options() };
     let host = load(&runtime, "bench_echo", HostOptions { lanes, ..options });
-    for _ in 0..4 {
+    for _ in 0..20 {
         println!("{:.0} items a second", echoes(&host, &runtime, ITEMS / 2));
+    }
+}
+
+/// The bare loop of items, for a profiler.
+pub(crate) fn endless_raw() {
+    let runtime = runtime(2);
+    let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
+    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    for _ in 0..20 {
+        println!("{:.0} calls a second", calls(&raw, &runtime, ITEMS / 2, Instances::Fresh));
     }
 }
 

@@ -259,8 +259,11 @@ fn endless_graph() {
 
 /// The floor of one step, or of those of a large graph: one raw call after the other, for a profiler.
 fn endless_raw() {
-    let runtime = runtime(1);
     let echo = std::env::args().any(|argument| argument == "--echo");
+    if echo && std::env::args().any(|argument| argument == "--lanes=2") {
+        return batches::endless_raw();
+    }
+    let runtime = runtime(1);
     let raw = Raw::new(&our_settings(), &fixture(if echo { "bench_echo" } else { "bench_layers" }));
     let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
     let message = message();

@@ -199,6 +199,23 @@ fn who_waits_for_another_process_is_told() {
     }
 }
 
+/// A step that waits for long says so, once, however many do.
+#[test]
+fn a_step_that_waits_for_another_process_says_so() {
+    let (modules, place) = (napping(), Backend::Redis.place());
+    let sleeps = |id: &str| {
+        let args = ["run", "-v", "-v", "--execution-id", id, "--input", r#"{"id":"naps-6000"}"#];
+        Running::start(&mut modules.command(&place.url, args))
+    };
+    let mut first = sleeps("one");
+    assert!(first.says("attempt 1 started"));
+    let second = sleeps("other").ended();
+    let told = "warning: step `FetchProfile` waits for execution `one` of another process, which makes the same, \
+                or has died at it; until that ends or its lease lapses\n";
+    assert_eq!(second.err.matches(told).count(), 1, "{}", second.err);
+    assert_eq!((second.code, second.out), (Some(0), first.ended().out));
+}
+
 fn told_of_another(backend: Backend, told: &str) {
     let (modules, place, dir) = (napping(), backend.place(), tempfile::tempdir().unwrap());
     let items = dir.path().join("items.jsonl");
