@@ -42,7 +42,7 @@ impl Background {
         self.spawn(async move {
             match write.await {
                 Err(error) if error.kind() != StoreErrorKind::Conflict => {
-                    tracing::warn!(%error, "{what} could not be noted in the store; its lease will lapse");
+                    tracing::warn!(%error, "{what} could not be noted in the store");
                 }
                 _ => {}
             }

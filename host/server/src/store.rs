@@ -157,6 +157,12 @@ impl Door {
         }
     }
 
+    /// Returns whether an execution is recorded there, or that cannot be found out.
+    pub(crate) async fn may_have(&self, id: &ExecutionId) -> bool {
+        let Ok(store) = self.store().await else { return true };
+        !matches!(journal(store).read(TENANT, id.as_str()).await, Ok(None))
+    }
+
     /// Returns the option that leads another call to this store: with a space before it, or empty where
     /// it needs none.
     pub(crate) fn option(&self) -> String {

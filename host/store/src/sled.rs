@@ -326,10 +326,26 @@ fn said(error: &sled::Error) -> (StoreErrorKind, String) {
             return (StoreErrorKind::Unavailable, "its disk is full".to_owned());
         }
         sled::Error::Io(error) => return (StoreErrorKind::Unavailable, error.to_string()),
-        sled::Error::CollectionNotFound(_)
-        | sled::Error::Unsupported(_)
-        | sled::Error::ReportableBug(_)
-        | sled::Error::Corruption { .. } => StoreErrorKind::Corrupt,
+        sled::Error::Corruption { at, .. } => {
+            let at = at.map_or_else(String::new, |at| format!(" at byte {}", at.lid()));
+            return (StoreErrorKind::Corrupt, format!("its database is damaged{at}"));
+        }
+        sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => {
+            StoreErrorKind::Corrupt
+        }
     };
     (kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_said_in_a_sentence() {
+        let damage = sled::Error::Corruption { at: None, bt: () };
+        let error = failed(damage);
+        assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+        assert_eq!(error.to_string(), "the store cannot be read: its database is damaged");
+    }
 }

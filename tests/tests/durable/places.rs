@@ -8,6 +8,7 @@ use std::process::Command;
 
 use docket_tests::program::{Ended, Modules, command, docket_host, ended};
 use docket_tests::stores::{Backend, Place};
+use serde_json::Value;
 
 /// The exit code of a store that cannot be used.
 const STORE_CODE: i32 = 4;
@@ -95,11 +96,6 @@ fn a_file_where_a_directory_should_be_is_named() {
 /// Fills a disk of so many MiB, run by run, until one cannot be kept any more. sled leaves a reserve free,
 /// and stops before that.
 fn disk_full(backend: Backend, mebibytes: u32, sentence: &str) {
-    let modules = chain();
-    let place = backend.place();
-    let disk = place.dir().join("disk");
-    fs::create_dir(&disk).unwrap();
-    let url = place.url.replace("/store", "/disk/store");
     // Ends like the first run that cannot be kept; what was kept before must still be found then.
     let script = r#"
         mount -t tmpfs -o "size=$3m" tmpfs "$1" || exit 125
@@ -114,6 +110,22 @@ fn disk_full(backend: Backend, mebibytes: u32, sentence: &str) {
         "$2" run -q --execution-id e0 --input '{"id":"0"}' || exit 124
         exit $code
     "#;
+    let ended = on_a_disk(backend, mebibytes, script);
+    // A store that is full when it is opened is refused; one that fills up fails the step that it fails.
+    assert!(matches!(ended.code, Some(1 | STORE_CODE)), "{backend:?}: {ended:#?}");
+    assert!(ended.err.contains(sentence), "{backend:?}: {}", ended.err);
+    assert!(ended.out.contains("\"name\": \"0\""), "{backend:?}: what was kept is still there: {ended:#?}");
+    assert!(!ended.err.contains("panicked"), "{backend:?}: {}", ended.err);
+}
+
+/// Runs a script that is given a place for a disk, the program, and how many MiB that disk is to have; the store is
+/// on it.
+fn on_a_disk(backend: Backend, mebibytes: u32, script: &str) -> Ended {
+    let modules = chain();
+    let place = backend.place();
+    let disk = place.dir().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let url = place.url.replace("/store", "/disk/store");
     let wanted = modules.command(&url, [""; 0]);
     let mut command = Command::new("unshare");
     command.args(["--mount", "--map-root-user", "sh", "-c", script, "sh"]).arg(&disk).arg(docket_host());
@@ -121,11 +133,24 @@ fn disk_full(backend: Backend, mebibytes: u32, sentence: &str) {
     copy_environment(&wanted, &mut command);
     let ended = ended(&mut command);
     assert_ne!(ended.code, Some(125), "a disk of its own needs user namespaces: {}", ended.err);
-    // A store that is full when it is opened is refused; one that fills up fails the step that it fails.
-    assert!(matches!(ended.code, Some(1 | STORE_CODE)), "{backend:?}: {ended:#?}");
-    assert!(ended.err.contains(sentence), "{backend:?}: {}", ended.err);
-    assert!(ended.out.contains("\"name\": \"0\""), "{backend:?}: what was kept is still there: {ended:#?}");
-    assert!(!ended.err.contains("panicked"), "{backend:?}: {}", ended.err);
+    ended
+}
+
+#[test]
+fn an_execution_that_a_full_disk_did_not_take_is_not_to_be_gone_on_with() {
+    let script = r#"
+        mount -t tmpfs -o "size=$3m" tmpfs "$1" || exit 125
+        "$2" run -q --input '{"id":"0"}' >/dev/null || exit 124
+        head -c $(($3 * 900000)) /dev/zero >"$1/filler"
+        "$2" run -q --input '{"id":"1"}' && exit 123
+        "$2" executions ls --format json
+    "#;
+    let ended = on_a_disk(Backend::Sled, 96, script);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert!(ended.err.contains("error: step `One` failed before its first attempt\n"), "{}", ended.err);
+    assert!(!ended.err.contains("to go on with it"), "{}", ended.err);
+    let recorded: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(recorded.as_array().map(Vec::len), Some(1), "{recorded}");
 }
 
 #[test]

@@ -60,6 +60,11 @@ pub(super) async fn carry(
     if wants_report {
         session.console.complain(&said(&report, session.args.log_format)?);
     }
+    // An execution that its store never took is not to be gone on with.
+    let resume = match &result {
+        Err(_) if resume.is_some() && !door.may_have(&id).await => None,
+        _ => resume,
+    };
     Ok(Carried { id, result, signal, report, resume })
 }
 
