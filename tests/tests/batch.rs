@@ -289,9 +289,10 @@ async fn no_item_begins_after_one_has_failed() {
     for bad in [0, 20, 43, 190] {
         let words = (0..200).map(move |n| if n == bad { "fails".into() } else { n.to_string() });
         let (_, outcome) = carried_out(&host, profiles(), told(words)).await;
-        assert_eq!((outcome.items.done, outcome.items.failed), (bad, 1));
         let elements = outcome.report.steps[0].elements.unwrap();
-        assert_eq!((elements.done, elements.failed, elements.cancelled), (bad, 1, 0), "{elements:?}");
+        // On a busy machine one before it may have used up its time slice, and is stopped while it waits for the next.
+        assert_eq!((elements.done + elements.cancelled, elements.failed), (bad, 1), "{elements:?}");
+        assert_eq!((outcome.items.done, outcome.items.failed), (elements.done, 1));
     }
 }
 
