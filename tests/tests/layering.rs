@@ -20,7 +20,7 @@ const DOORS: [(&str, &[&str], &[&str]); 3] = [
     (
         "is unsafe",
         &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"],
-        &["runtime/src/artifact.rs", "store/src/sled/ranges.rs"],
+        &["runtime/src/artifact.rs", "store/src/sled/safety.rs"],
     ),
 ];
 

@@ -4,12 +4,12 @@
 //! and then at the tree. Never shared by processes: whoever comes second is told who holds it.
 //!
 //! What sled does not do and is done here: it does not sync ([`syncing`], [`merge`] and, for what it
-//! writes over, `ranges` do), it never gives back the space of values above 128 KiB ([`layout`] cuts
+//! writes over, `safety` do), it never gives back the space of values above 128 KiB ([`layout`] cuts
 //! them), it does not sync the directory it makes and cannot tell a held lock from other failures
 //! ([`opening`]), and each key costs it memory for good ([`lists`]).
 
 #[cfg(target_os = "linux")]
-mod ranges;
+mod safety;
 mod layout;
 mod draft;
 mod lists;

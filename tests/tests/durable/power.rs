@@ -49,6 +49,9 @@ use trace::{Step, steps};
 /// The name of each batch.
 const BATCH: &str = "power";
 
+/// About how many of the last steps are those of a store that is closed.
+const CLOSING: usize = 40;
+
 /// What is carried out, and how often its power goes.
 struct Trouble {
     /// How many items there are, of five steps, each of which keeps some five thousand bytes.
@@ -66,7 +69,7 @@ fn as_often(count: usize) -> usize {
 
 /// Small results, all of which stay in the log of the sled store until it is closed.
 fn small() -> Trouble {
-    Trouble { items: 60, looked_at: as_often(80), gone_on_with: as_often(3), again: 15 }
+    Trouble { items: 60, looked_at: as_often(80), gone_on_with: as_often(5), again: 15 }
 }
 
 /// More than the log takes in one turn: the rest goes into sled's tree while others are acknowledged.
@@ -191,7 +194,8 @@ impl Run {
     }
 
     /// Returns moments, in order: some when something has just been acknowledged, some at any step since the store was
-    /// touched, some at a step that is about this file or that, each file as often, and most where much is written.
+    /// touched, some at a step that is about this file or that, each file as often, some where much is written, and some
+    /// while the store is closed, or soon before.
     fn moments(&self, count: usize, chance: &mut Chance) -> Vec<usize> {
         let (mut disk, mut files) = (self.disk.clone(), BTreeMap::<PathBuf, Vec<usize>>::new());
         let (mut written, mut bytes_written) = (Vec::new(), 0);
@@ -215,6 +219,7 @@ impl Run {
                     let file = &files[below(files.len())];
                     file[below(file.len())] + below(2)
                 }
+                3 => self.steps.len() - below(self.steps.len().min(CLOSING)),
                 _ => {
                     let byte = below(bytes_written);
                     written[written.partition_point(|(end, _)| *end <= byte)].1 + 1

@@ -217,7 +217,8 @@ fn at_end(name: &str, mut told: Told, call: usize, result: i64) -> Option<Step> 
         "ftruncate" => Some(Step::Resized { file: told.file(), bytes: told.number(1)? }),
         "mkdir" => Some(Step::Made { path: told.path() }),
         "unlink" | "rmdir" => Some(Step::Removed { path: told.path() }),
-        "rename" => {
+        // Between the same directories, as long as paths are absolute.
+        "rename" | "renameat" => {
             let [from, to] = told.paths().try_into().expect("a name becomes another");
             Some(Step::Renamed { from, to })
         }
