@@ -80,7 +80,7 @@ fn who_waits_for_a_process_that_is_killed_goes_on_at_once() {
 #[test]
 fn of_two_on_a_sled_store_the_one_that_lives_is_left_its_work() {
     let (modules, place) = (modules(), Backend::Sled.place());
-    let holder = at_work(&modules, &place, "holder", 12_000);
+    let holder = at_work(&modules, &place, "holder", 50_000);
     let through = at_work(&modules, &place, "through", 1000);
     through.killed();
     assert_eq!(status(&modules, &place, "through"), "interrupted");

@@ -36,7 +36,7 @@ mod checked;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use docket_tests::program::{Ended, Modules};
+use docket_tests::program::{Ended, Modules, ended};
 use docket_tests::stores::{Backend, try_records, word};
 use serde_json::Value;
 
@@ -80,6 +80,36 @@ fn large() -> Trouble {
 #[test]
 fn no_loss_of_power_loses_or_repeats_what_sled_keeps() {
     lose_power(Backend::Sled, &small());
+}
+
+/// What sled does when it opens a store, whatever its layout: few of them have something to be written over then.
+#[test]
+fn the_name_of_a_summary_is_safe_before_sled_writes_to_its_database_again() {
+    let (modules, place, dir) = (chain(), Backend::Sled.place(), tempfile::tempdir().unwrap());
+    let (items, left) = (dir.path().join("items.jsonl"), dir.path().join("left"));
+    std::fs::write(&items, "{\"id\":\"u\"}\n").unwrap();
+    let before = ended(&mut modules.command(&place.url, ["batch", "--items", &items.to_string_lossy()]));
+    assert_eq!(before.code, Some(0), "{}", before.err);
+    let Run { mut disk, steps, .. } = Run::new(&modules, &items, place.dir(), &place.url, false);
+    let mut summary: Option<&Path> = None;
+    for step in &steps {
+        let writes = matches!(step, Step::WriteBegins { .. });
+        if let Some(summary) = summary.filter(|_| writes)
+            && disk.place(step).is_some_and(|path| path.ends_with("db"))
+        {
+            disk.leave(&left, Luck::None, &mut Chance(42));
+            let summary = left.join(summary.strip_prefix(place.dir()).unwrap());
+            assert!(summary.exists(), "{} is not safe", summary.display());
+            return;
+        }
+        disk.take(step);
+        if let Step::Renamed { to, .. } = step
+            && to.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
+        {
+            summary.get_or_insert(to);
+        }
+    }
+    panic!("sled has not written a summary, and then to its database");
 }
 
 #[test]
