@@ -25,6 +25,10 @@ pub(crate) struct Table {
     pub(crate) name: Arc<str>,
     /// Whether it is an entry of a map: decoders drop what they do not know inside.
     pub(crate) is_entry: bool,
+    /// By number, below 16, as bits: numbers of variable length that are plain, no `bool`, and 0 where they are not there.
+    small: u16,
+    /// Which of them are 0 where they are not there.
+    implicit: u16,
     dense: Box<[Option<Field>]>,
     /// Sorted by number.
     sparse: Box<[(u32, Field)]>,
@@ -158,6 +162,18 @@ impl Table {
         self.sparse.binary_search_by_key(&number, |(n, _)| *n).ok().map(|i| self.sparse[i].1)
     }
 
+    /// Returns whether a byte is the whole tag of a plain number of variable length, no `bool`, whose default is 0.
+    #[inline]
+    pub(crate) fn is_small(&self, tag: u8) -> bool {
+        tag & 0x87 == 0 && self.small >> (tag >> 3) & 1 != 0
+    }
+
+    /// Returns whether such a number is not to be written where it is 0.
+    #[inline]
+    pub(crate) fn is_implicit(&self, tag: u8) -> bool {
+        self.implicit >> (tag >> 3 & 15) & 1 != 0
+    }
+
     /// Returns all fields by number.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (u32, Field)> {
         let dense = (0..).zip(&self.dense).filter_map(|(number, field)| Some((number, (*field)?)));
@@ -171,6 +187,13 @@ impl Field {
             Shape::Implicit | Shape::Explicit => false,
             Shape::Unpacked | Shape::Packed | Shape::Map => true,
         }
+    }
+
+    /// Returns whether it stands at most once, is no message, and no other field has to do with it.
+    #[inline]
+    pub(crate) fn is_plain(self) -> bool {
+        let alone = matches!(self.shape, Shape::Implicit | Shape::Explicit) && self.oneof == 0;
+        alone && !matches!(self.ty, Type::Message | Type::Group)
     }
 
     /// Returns what decoders make of a varint: 32 bits of it where the type has no more, sign-extended where it has one.
@@ -260,11 +283,20 @@ impl Found {
         }
         fields.sort_by_key(|(number, _)| *number);
         let sparse = fields.split_off(fields.partition_point(|(number, _)| *number < DENSE));
+        let bits = |of: &dyn Fn(Field) -> bool| {
+            let fields = fields.iter().take_while(|(number, _)| *number < 16);
+            fields.filter(|(_, field)| of(*field)).fold(0, |bits, (number, _)| bits | 1 << number)
+        };
+        let small = |field: Field| {
+            field.is_plain() && field.wire == VARINT && field.ty != Type::Bool && field.default == 0
+        };
+        let (small, implicit) = (bits(&small), bits(&|field| small(field) && field.shape == Shape::Implicit));
         let mut dense = vec![None; fields.last().map_or(0, |(number, _)| *number as usize + 1)];
         for (number, field) in fields {
             dense[number as usize] = Some(field);
         }
-        Table { name: message.full_name().into(), is_entry, dense: dense.into(), sparse: sparse.into() }
+        let (name, dense, sparse) = (message.full_name().into(), dense.into(), sparse.into());
+        Table { name, is_entry, small, implicit, dense, sparse }
     }
 
     fn field(&mut self, field: &FieldDescriptor, in_entry: bool) -> Field {

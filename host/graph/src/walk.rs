@@ -129,11 +129,22 @@ impl<'a, L: Look> Walk<'a, L> {
     }
 
     /// Reads fields up to the end of the span, or up to the end of the group of this number. Returns where it ended.
-    fn message(&self, table: u32, mut span: Span, group: Option<u32>, depth: u32) -> Result<usize, Stop> {
+    fn message(&self, table: u32, span: Span, group: Option<u32>, depth: u32) -> Result<usize, Stop> {
+        self.rest(table, Before { start: span.at, number: 0, oneofs: 0, key: None }, span, group, depth)
+    }
+
+    /// Reads the fields of a message that are left.
+    fn rest(
+        &self,
+        table: u32,
+        mut before: Before<'a>,
+        mut span: Span,
+        group: Option<u32>,
+        depth: u32,
+    ) -> Result<usize, Stop> {
         let fields = &self.tables[table as usize];
-        let mut before = Before { start: span.at, number: 0, oneofs: 0, key: None };
         while span.at < span.end {
-            let start = span.at;
+            let mut start = span.at;
             let (number, wire) = self.tag(&mut span).map_err(|Stop| self.stop_in(table, None))?;
             let here = |Stop| self.stop_in(table, Some(number));
             if wire == END {
@@ -149,21 +160,27 @@ impl<'a, L: Look> Walk<'a, L> {
             };
             self.known(&mut before, field, number);
             match field.ty {
-                Type::Message if wire == LENGTH => {
+                Type::Message if wire == LENGTH => loop {
                     let inner = self.length(&mut span).map_err(here)?;
-                    let is_entry = field.shape == Shape::Map && depth < MAX_DEPTH;
-                    if !is_entry || !self.plain_entry(&mut before, field, inner)? {
-                        self.nested(field.table, inner, None, depth, start)?;
-                        self.placed(&mut before, field, inner).map_err(here)?;
+                    self.inner(field.table, inner, depth, start)?;
+                    self.placed(&mut before, field, inner).map_err(here)?;
+                    start = span.at;
+                    if !self.again(&mut span, field, number) {
+                        break;
                     }
-                }
+                },
                 Type::Group if wire == START && L::FORM => {
                     return Err(here(self.stop(start, WireReason::GroupField)));
                 }
                 Type::Group if wire == START => {
                     span.at = self.nested(field.table, span, Some(number), depth, start)?;
                 }
-                _ => self.scalar(&mut span, field, wire, start).map_err(here)?,
+                _ => {
+                    self.scalar(&mut span, field, wire, start).map_err(here)?;
+                    if field.shape == Shape::Unpacked && wire == VARINT {
+                        self.small_again(&mut span, field, number);
+                    }
+                }
             }
         }
         match group {
@@ -175,29 +192,77 @@ impl<'a, L: Look> Walk<'a, L> {
         }
     }
 
-    /// Reads an entry of a map as encoders write most: the key, then a value that is no message. Returns whether it is
-    /// one; all others are to be read as any message is.
-    fn plain_entry(&self, before: &mut Before<'a>, field: Field, entry: Span) -> Result<bool, Stop> {
-        let fields = &self.tables[field.table as usize];
-        let mut span = entry;
-        for number in 1..=2 {
-            let start = span.at;
-            let next = self.bytes[..span.end].get(start).copied().map(u32::from);
-            match fields.field(number) {
-                Some(Field { ty: Type::Message | Type::Group, .. }) => return Ok(false),
-                Some(part) if next == Some(number << 3 | u32::from(part.wire)) => {
-                    span.at += 1;
-                    let read = self.scalar(&mut span, part, part.wire, start);
-                    read.map_err(|Stop| self.stop_in(field.table, Some(number)))?;
-                }
-                Some(_) | None => return Ok(false),
+    /// Steps over the next tag where it is that of the same field once more, in one byte.
+    #[inline(always)]
+    fn again(&self, span: &mut Span, field: Field, number: u32) -> bool {
+        let tag = number << 3 | u32::from(field.wire);
+        let again = field.is_repeated()
+            && self.bytes[..span.end]
+                .get(span.at)
+                .is_some_and(|byte| *byte < 0x80 && u32::from(*byte) == tag);
+        span.at += usize::from(again);
+        again
+    }
+
+    /// Reads four small numbers at once, each with the tag of this field, as long as there are.
+    #[inline]
+    fn small_again(&self, span: &mut Span, field: Field, number: u32) {
+        let Some(tag) = u8::try_from(number << 3).ok().filter(|tag| *tag < 0x80) else { return };
+        let tags = u64::from(tag) * 0x0001_0001_0001_0001;
+        while let Some(eight) = self.bytes[span.at..span.end].first_chunk() {
+            let numbers = u64::from_le_bytes(*eight) ^ tags;
+            if numbers & 0x80ff_80ff_80ff_80ff != 0 {
+                return;
             }
+            self.require(field.ty != Type::Bool || numbers & 0x7e00_7e00_7e00_7e00 == 0);
+            span.at += 8;
         }
-        if span.at < span.end {
-            return Ok(false);
+    }
+
+    /// Reads a message inside of another.
+    #[inline]
+    fn inner(&self, table: u32, mut span: Span, depth: u32, start: usize) -> Result<(), Stop> {
+        self.too_deep(table, depth, start)?;
+        let first = span.at;
+        let number = self.plain(table, &mut span)?;
+        if span.at == span.end {
+            return Ok(());
         }
-        self.placed(before, field, entry)?;
-        Ok(true)
+        let before = Before { start: first, number, oneofs: 0, key: None };
+        self.rest(table, before, span, None, depth + 1).map(drop)
+    }
+
+    /// Reads fields that stand as encoders write most: sorted, with tags of one byte, no messages, and none that has to
+    /// do with others. Returns the number of the last.
+    #[inline]
+    fn plain(&self, table: u32, span: &mut Span) -> Result<u32, Stop> {
+        let fields = &self.tables[table as usize];
+        let mut last = 0;
+        while span.at < span.end {
+            let (start, tag) = (span.at, self.bytes[span.at]);
+            let number = u32::from(tag >> 3);
+            if let Some(value) = self.bytes[..span.end].get(span.at + 1).filter(|value| **value < 0x80)
+                && fields.is_small(tag)
+                && number > last
+            {
+                self.require(*value != 0 || !fields.is_implicit(tag));
+                span.at += 2;
+                last = number;
+                continue;
+            }
+            let field = match fields.field(number) {
+                Some(field) if field.is_plain() && field.wire == tag & 7 && number > last => field,
+                _ => break,
+            };
+            if tag >= 0x80 {
+                break;
+            }
+            span.at += 1;
+            let read = self.scalar(span, field, field.wire, start);
+            read.map_err(|Stop| self.stop_in(table, Some(number)))?;
+            last = number;
+        }
+        Ok(last)
     }
 
     fn nested(
@@ -208,11 +273,17 @@ impl<'a, L: Look> Walk<'a, L> {
         depth: u32,
         start: usize,
     ) -> Result<usize, Stop> {
+        self.too_deep(table, depth, start)?;
+        self.message(table, span, group, depth + 1)
+    }
+
+    #[inline]
+    fn too_deep(&self, table: u32, depth: u32, start: usize) -> Result<(), Stop> {
         if depth == MAX_DEPTH {
             self.stop(start, WireReason::Depth);
             return Err(self.stop_in(table, None));
         }
-        self.message(table, span, group, depth + 1)
+        Ok(())
     }
 
     /// Reads the value of a known field that is no message, or has a message's type on a wrong wire type.
@@ -398,6 +469,13 @@ impl<'a, L: Look> Walk<'a, L> {
     #[inline(never)]
     fn long_varint(&self, span: &mut Span) -> Result<u64, Stop> {
         let start = span.at;
+        if let Some(eight) = self.bytes[start..span.end].first_chunk()
+            && let Some((value, length)) = varint_of_eight(u64::from_le_bytes(*eight))
+        {
+            self.require(length == 1 || value >> (7 * (length - 1)) != 0);
+            span.at += length;
+            return Ok(value);
+        }
         let mut value = 0;
         for (i, byte) in self.bytes[start..span.end].iter().enumerate().take(10) {
             // The tenth byte has room for one bit.
@@ -414,6 +492,22 @@ impl<'a, L: Look> Walk<'a, L> {
         }
         Err(self.stop(start, WireReason::Truncated))
     }
+}
+
+/// Returns the number that begins with the first of eight bytes, and how many it takes, where it takes no more: its
+/// groups of seven bits are brought together in three steps, each twice as wide as the one before.
+#[inline]
+fn varint_of_eight(eight: u64) -> Option<(u64, usize)> {
+    let ends = !eight & 0x8080_8080_8080_8080;
+    if ends == 0 {
+        return None;
+    }
+    let bits = ends.trailing_zeros() + 1;
+    let sevens = eight & (u64::MAX >> (64 - bits)) & 0x7f7f_7f7f_7f7f_7f7f;
+    let pairs = sevens & 0x007f_007f_007f_007f | (sevens & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    let value = fours & 0x0000_0000_0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4;
+    Some((value, bits as usize / 8))
 }
 
 /// The form.
