@@ -1,7 +1,8 @@
 //! Measures batches beside bare loops that call the same component as often on as many cores.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use docket_graph::Scope;
@@ -12,16 +13,14 @@ use docket_tests::fixture;
 use futures_util::stream;
 use prost::bytes::Bytes;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use crate::durable::{Keeps, host, kept, rows, settled, sled};
 use crate::raw::{Raw, Used, our_settings};
-use crate::{Row, compare, load, message, millis, options, port, runtime};
+use crate::{Row, compare, load, median, message, millis, options, paired, port, rounds, runtime};
 
 /// How many items a batch has that keeps nothing.
 const ITEMS: usize = 100_000;
-
-/// How many items a batch has in a round that is repeated.
-const SOME: usize = 10_000;
 
 /// How many items a batch has of which each is kept.
 const KEPT: usize = 2_000;
@@ -90,27 +89,77 @@ fn calls(raw: &Arc<Raw>, runtime: &Runtime, calls: usize, instances: Instances) 
     calls as f64 / began.elapsed().as_secs_f64()
 }
 
+/// What a program does by hand that wants as much: two tasks take the same items, and the answers are handed out in order.
+/// Nothing is checked, limited or reported. As a rate.
+fn by_hand(raw: &Arc<Raw>, runtime: &Runtime, items: usize, instances: Instances) -> f64 {
+    let items_of: Vec<_> = (0..items).map(item).collect();
+    let began = Instant::now();
+    let items_of = Arc::new(Mutex::new(items_of.into_iter().enumerate()));
+    let (answer, mut answers) = mpsc::channel(256);
+    for _ in 0..2 {
+        let (raw, items_of, answer) = (Arc::clone(raw), Arc::clone(&items_of), answer.clone());
+        runtime.spawn(async move {
+            let mut used = None;
+            let next = || items_of.lock().expect("no panic").next();
+            while let Some((index, item)) = next() {
+                let mut instance = match used.take() {
+                    Some(used) => used,
+                    None => Used::of(&raw).await,
+                };
+                let message = instance.answer("Echo", &item).await;
+                used = Some(instance).filter(|_| matches!(instances, Instances::Reused));
+                answer.send((index, message)).await.expect("somebody takes it");
+            }
+        });
+    }
+    drop(answer);
+    let taking = runtime.spawn(async move {
+        let (mut taken, mut early) = (0, BTreeMap::new());
+        while let Some((index, message)) = answers.recv().await {
+            early.insert(index, message);
+            while let Some(message) = early.remove(&taken) {
+                assert_eq!(message.len(), 100);
+                taken += 1;
+            }
+        }
+        taken
+    });
+    assert_eq!(runtime.block_on(taking).expect("no panic"), items);
+    items as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Returns the rows of items beside raw calls, and beside the same by hand.
+fn beside(runtime: &Runtime, host: &Host, instances: Instances) -> [Row; 2] {
+    let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
+    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
+    let (mut docket, mut hand, mut floor) = (
+        || 1.0 / echoes(host, runtime, ITEMS),
+        || 1.0 / by_hand(&raw, runtime, ITEMS, instances),
+        || 1.0 / calls(&raw, runtime, ITEMS, instances),
+    );
+    let [docket, hand, floor] = rounds([&mut docket, &mut hand, &mut floor], || {});
+    let row = |what, floor: &Vec<f64>, goal| Row {
+        what,
+        measured: format!("{:.0}/s", 1.0 / median(docket.clone())),
+        floor: format!("{:.0}/s", 1.0 / median(floor.clone())),
+        ratio: paired(&docket, floor),
+        goal,
+    };
+    let (what, goal) = match instances {
+        Instances::Fresh => ("100,000 items of 100 B, fresh instances, time against raw calls", "<= 1.15"),
+        Instances::Reused => ("100,000 items of 100 B, instances used again, against raw calls", "<= 1.30"),
+    };
+    [
+        row(what, &floor, goal),
+        row("  against two tasks that take them, and hand out answers in order", &hand, ""),
+    ]
+}
+
 /// Items of a step that keeps nothing, as a rate.
 pub(crate) fn items() -> Vec<Row> {
     let runtime = runtime(2);
     let host = load(&runtime, "bench_echo", HostOptions { lanes: 2, ..options() });
-    let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
-    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
-    let (mut docket, mut floor) =
-        (|| 1.0 / echoes(&host, &runtime, SOME), || 1.0 / calls(&raw, &runtime, SOME, Instances::Fresh));
-    let (times, ratios) = compare([&mut docket, &mut floor]);
-    let long = echoes(&host, &runtime, ITEMS);
-    let row = |what, measured: f64, ratio| Row {
-        what,
-        measured: format!("{measured:.0}/s"),
-        floor: format!("{:.0}/s", 1.0 / times[1]),
-        ratio,
-        goal: "<= 1.15",
-    };
-    vec![
-        row("10,000 items of 100 B, fresh instances, time against raw calls", 1.0 / times[0], ratios[0]),
-        row("100,000 such items, once", long, 1.0 / times[1] / long),
-    ]
+    beside(&runtime, &host, Instances::Fresh).into()
 }
 
 /// The options of a host that uses the instances of the step again.
@@ -123,18 +172,7 @@ fn reusing() -> HostOptions {
 pub(crate) fn reuse() -> Vec<Row> {
     let runtime = runtime(2);
     let host = load(&runtime, "bench_echo", reusing());
-    let raw = Arc::new(Raw::new(&our_settings(), &fixture("bench_echo")));
-    let _ticker = EpochTicker::start(&raw.engine).expect("a thread");
-    let (mut docket, mut floor) =
-        (|| 1.0 / echoes(&host, &runtime, ITEMS), || 1.0 / calls(&raw, &runtime, ITEMS, Instances::Reused));
-    let (times, ratios) = compare([&mut docket, &mut floor]);
-    vec![Row {
-        what: "100,000 items of 100 B, instances used again, against raw calls",
-        measured: format!("{:.0}/s", 1.0 / times[0]),
-        floor: format!("{:.0}/s", 1.0 / times[1]),
-        ratio: ratios[0],
-        goal: "<= 1.30",
-    }]
+    beside(&runtime, &host, Instances::Reused).into()
 }
 
 /// Items that come together in one step, against one call with the list of them.

@@ -135,7 +135,22 @@ impl Used {
         self.call_with(step, &inputs).await
     }
 
+    /// Calls a step with one message, and returns its answer.
+    pub(crate) async fn answer(&mut self, step: &str, input: &[u8]) -> Vec<u8> {
+        match self.value_of(step, &[ValueParam::One(input)]).await {
+            ValueResult::One(message) => message,
+            ValueResult::Many(messages) => messages.concat(),
+        }
+    }
+
     async fn call_with(&mut self, step: &str, inputs: &[ValueParam<'_>]) -> usize {
+        match self.value_of(step, inputs).await {
+            ValueResult::One(message) => message.len(),
+            ValueResult::Many(messages) => messages.len(),
+        }
+    }
+
+    async fn value_of(&mut self, step: &str, inputs: &[ValueParam<'_>]) -> ValueResult {
         let Self { store, instance } = self;
         let call = Invocation {
             step,
@@ -145,10 +160,6 @@ impl Used {
             started_at_ms: 1_700_000_000_000,
         };
         let answer = instance.docket_step_step().call_run(store, call, inputs).await.expect("no trap");
-        match answer {
-            Ok(ValueResult::One(message)) => message.len(),
-            Ok(ValueResult::Many(messages)) => messages.len(),
-            Err(failure) => panic!("{}", failure.message),
-        }
+        answer.unwrap_or_else(|failure| panic!("{}", failure.message))
     }
 }
