@@ -88,4 +88,4 @@ lint:
 	$(CARGO) clippy $(HOST) --workspace --all-targets -- -D warnings
 
 bench: modules
-	$(CARGO) bench --locked -p docket-graph -p docket-runtime -p docket-tests
+	$(CARGO) bench --locked -p docket-graph -p docket-store -p docket-tests --bench '*'
