@@ -1,6 +1,8 @@
 //! Owns the one walk over a message's bytes: whether they are a message of its type and, where that is asked, whether
 //! they stand in canonical form. Never builds a message: a good one is read without one allocation.
 
+mod form;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
@@ -250,11 +252,8 @@ impl<'a, L: Look> Walk<'a, L> {
                 last = number;
                 continue;
             }
-            let field = match fields.field(number) {
-                Some(field) if field.is_plain() && field.wire == tag & 7 && number > last => field,
-                _ => break,
-            };
-            if tag >= 0x80 {
+            let Some(field) = fields.field(number).filter(|_| tag < 0x80 && number > last) else { break };
+            if !field.is_plain() || field.wire != tag & 7 {
                 break;
             }
             span.at += 1;
@@ -492,103 +491,6 @@ impl<'a, L: Look> Walk<'a, L> {
         }
         Err(self.stop(start, WireReason::Truncated))
     }
-}
-
-/// Returns the number that begins with the first of eight bytes, and how many it takes, where it takes no more: its
-/// groups of seven bits are brought together in three steps, each twice as wide as the one before.
-#[inline]
-fn varint_of_eight(eight: u64) -> Option<(u64, usize)> {
-    let ends = !eight & 0x8080_8080_8080_8080;
-    if ends == 0 {
-        return None;
-    }
-    let bits = ends.trailing_zeros() + 1;
-    let sevens = eight & (u64::MAX >> (64 - bits)) & 0x7f7f_7f7f_7f7f_7f7f;
-    let pairs = sevens & 0x007f_007f_007f_007f | (sevens & 0x7f00_7f00_7f00_7f00) >> 1;
-    let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
-    let value = fours & 0x0000_0000_0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4;
-    Some((value, bits as usize / 8))
-}
-
-/// The form.
-impl<'a, L: Look> Walk<'a, L> {
-    #[inline(always)]
-    fn require(&self, holds: bool) {
-        if L::FORM && !holds {
-            self.holds.set(false);
-        }
-    }
-
-    #[inline]
-    fn unknown(&self, before: &mut Before<'a>, fields: &Table, number: u32) {
-        if L::FORM {
-            self.require(!fields.is_entry && number >= before.number);
-            before.number = number;
-        }
-    }
-
-    #[inline]
-    fn known(&self, before: &mut Before<'a>, field: Field, number: u32) {
-        if !L::FORM {
-            return;
-        }
-        let again = match field.shape {
-            Shape::Implicit | Shape::Explicit | Shape::Packed => false,
-            Shape::Unpacked | Shape::Map => number == before.number,
-        };
-        self.require(number > before.number || again);
-        if !again {
-            before.key = None;
-        }
-        before.number = number;
-        if field.oneof != 0 {
-            self.require(self.is_first_member(before, field.oneof));
-        }
-    }
-
-    fn is_first_member(&self, before: &mut Before<'a>, oneof: u32) -> bool {
-        match 1u64.checked_shl(oneof - 1) {
-            Some(bit) => {
-                let first = before.oneofs & bit == 0;
-                before.oneofs |= bit;
-                first
-            }
-            None => self.beyond.borrow_mut().insert((before.start, oneof)),
-        }
-    }
-
-    /// Judges the place of a message among its siblings, after it was read.
-    #[inline]
-    fn placed(&self, before: &mut Before<'a>, field: Field, inner: Span) -> Result<(), Stop> {
-        if !L::FORM {
-            return Ok(());
-        }
-        match field.shape {
-            Shape::Map if self.holds.get() => {
-                let key = self.first_key(field.table, inner)?;
-                self.require(before.key.is_none_or(|last| last < key));
-                before.key = Some(key);
-            }
-            Shape::Map => {}
-            Shape::Implicit => self.require(inner.at < inner.end),
-            Shape::Explicit | Shape::Unpacked | Shape::Packed => {}
-        }
-        Ok(())
-    }
-
-    /// Returns the key of a map's entry in canonical form, where it is the first field and its tag one byte.
-    #[inline]
-    fn first_key(&self, table: u32, mut entry: Span) -> Result<MapKey<'a>, Stop> {
-        let field = self.key_field(table);
-        if entry.at == entry.end || self.bytes[entry.at] >> 3 != 1 {
-            return Ok(MapKey::absent(field));
-        }
-        entry.at += 1;
-        match field.ty {
-            Type::String => self.length(&mut entry).map(|text| MapKey::Text(&self.bytes[text.at..text.end])),
-            _ => self.number(&mut entry, field, field.wire).map(|bits| MapKey::of(field, bits)),
-        }
-    }
 
     /// Returns the key of any entry: the last that stands there.
     pub(crate) fn last_key(&self, table: u32, mut entry: Span) -> Result<MapKey<'a>, Stop> {
@@ -602,11 +504,6 @@ impl<'a, L: Look> Walk<'a, L> {
             };
         }
         Ok(key)
-    }
-
-    #[inline]
-    fn key_field(&self, table: u32) -> Field {
-        self.tables[table as usize].field(1).expect("an entry has a key")
     }
 
     /// Reads one field without its meaning. Nothing counts here how deep messages are nested: the caller does, where no
@@ -623,4 +520,20 @@ impl<'a, L: Look> Walk<'a, L> {
         };
         Ok(Record { number, wire, at, value })
     }
+}
+
+/// Returns the number that begins with the first of eight bytes, and how many it takes, where it takes no more: its
+/// groups of seven bits are brought together in three steps, each twice as wide as the one before.
+#[inline]
+fn varint_of_eight(eight: u64) -> Option<(u64, usize)> {
+    let ends = !eight & 0x8080_8080_8080_8080;
+    if ends == 0 {
+        return None;
+    }
+    let bits = ends.trailing_zeros() + 1;
+    let sevens = eight & (u64::MAX >> (64 - bits)) & 0x7f7f_7f7f_7f7f_7f7f;
+    let pairs = sevens & 0x007f_007f_007f_007f | (sevens & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    let value = fours & 0x0000_0000_0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4;
+    Some((value, bits as usize / 8))
 }
