@@ -100,6 +100,7 @@ fn run_items(plan: &Plan) -> u64 {
                 Action::Ended { .. } => done += 1,
                 Action::Open(_)
                 | Action::Stop { .. }
+                | Action::Recall
                 | Action::Passed { .. }
                 | Action::Closed { .. }
                 | Action::Finish(_) => {}

@@ -280,6 +280,21 @@ impl Plan {
         Some(self.wiring.items).filter(|items| *items != DimensionId::ROOT)
     }
 
+    /// Returns the one node that is all that is done for an item, where its value is the item's result: what it takes is the
+    /// item itself, or the same for all.
+    pub fn sole_of_items(&self) -> Option<NodeId> {
+        let items = self.items()?;
+        let [node] = *self.nodes_in(items) else { return None };
+        let is_plain = |input: &Input| match (input.take, input.source) {
+            (Take::Element, Source::Given(_)) => true,
+            (Take::Whole, Source::Given(_) | Source::Node(_)) => input.dimension == DimensionId::ROOT,
+            (Take::Element | Take::Gathered, _) | (Take::Whole, Source::Failed) => false,
+        };
+        // All else that the target needs comes before it, so that nothing is gathered of the items, and each has its result.
+        let is_sole = self.target_source == Source::Node(node) && self.inputs(node).iter().all(is_plain);
+        is_sole.then_some(node)
+    }
+
     /// Returns what is gathered of the elements of a dimension for steps that take many. What is gathered of the target is
     /// not among it, if no step takes that.
     #[inline]

@@ -5,6 +5,7 @@ mod frames;
 mod machine;
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub enum Action {
         /// Which job.
         job: Job,
     },
+    /// Give back the items that are lent: see [`Progress::lend`]. No further one of them is to begin.
+    Recall,
     /// An element has passed a stage that is not its last: put what the plan gathers after that stage into the parent.
     Passed {
         /// Which.
@@ -257,10 +260,13 @@ pub enum State {
 /// conclusion no more. Where items fail alone, the same holds within an item.
 ///
 /// Elements of a list are opened by the machine, items by the caller: while [`Progress::wants_item`] says so, it brings
-/// the next by [`Progress::item`], and after the last calls [`Progress::items_end`].
+/// the next by [`Progress::item`], and after the last calls [`Progress::items_end`]. Where one job is all that is done for
+/// an item, it may carry out many without telling the machine of each: see [`Progress::lend`].
 #[derive(Debug)]
 pub struct Progress {
     wiring: Arc<Wiring>,
+    /// All that is done for an item.
+    sole: Option<NodeId>,
     retries: Arc<[Retry]>,
     machine: Machine,
 }
@@ -275,7 +281,7 @@ impl Progress {
         let retries = retries.into();
         assert_eq!(retries.len(), plan.len(), "one retry for each node");
         let wiring = Arc::clone(&plan.wiring);
-        Self { machine: Machine::new(&wiring, elements), wiring, retries }
+        Self { machine: Machine::new(&wiring, elements), wiring, sole: plan.sole_of_items(), retries }
     }
 
     /// Starts every node that waits for none. A second call does nothing.
@@ -305,6 +311,41 @@ impl Progress {
     pub fn item(&mut self, actions: &mut Vec<Action>) -> Option<FrameId> {
         let (machine, mut turn) = self.turn(actions);
         machine.item(&mut turn)
+    }
+
+    /// Lends out the next items, at most as many, where there is room and [one job](Plan::sole_of_items) is all that is
+    /// done for each, which waits for nothing. Returns their indices.
+    ///
+    /// The caller makes the first attempt at that job for one after the other, without an [`Action`] or [`Completion`].
+    /// It says what became of them in their order: [`Progress::lent_done`] of those that have a result, and
+    /// [`Progress::take_back`] of each that needs more than that.
+    pub fn lend(&mut self, most: u32) -> Option<Range<u64>> {
+        self.sole?;
+        self.machine.lend(&self.wiring, most)
+    }
+
+    /// Says that so many lent items, from this one on, are done. Returns false, and does nothing, unless these are the
+    /// first that were not given back of those that were lent together.
+    pub fn lent_done(&mut self, first: u64, count: u32, actions: &mut Vec<Action>) -> bool {
+        let (machine, mut turn) = self.turn(actions);
+        machine.lent_done(first, count, &mut turn)
+    }
+
+    /// Takes a lent item back of which something other than a result came, or nothing: from now on it is an item like any
+    /// other. Adds [`Action::Open`] and what follows. Where its first attempt has begun, that is what runs, and its
+    /// completion is awaited; else the job starts as any does. Returns none, and does nothing, unless it is the first that
+    /// was not given back of those that were lent together.
+    pub fn take_back(&mut self, index: u64, began: bool, actions: &mut Vec<Action>) -> Option<Job> {
+        let node = self.sole?;
+        let (machine, mut turn) = self.turn(actions);
+        let frame = machine.take_back(index, began, &mut turn)?;
+        Some(Job { frame, node })
+    }
+
+    /// Says that nothing will come of what is lent, because whoever carried it out is gone.
+    pub fn give_up_lent(&mut self, actions: &mut Vec<Action>) {
+        let (machine, mut turn) = self.turn(actions);
+        machine.give_up_lent(&mut turn);
     }
 
     /// Says that no further item comes. A second call does nothing.
@@ -359,7 +400,7 @@ impl Progress {
         self.machine.node(&self.wiring, job).map(|node| node.attempts)
     }
 
-    /// Returns how many jobs are started and not completed.
+    /// Returns how many jobs are started and not completed, and items lent and not given back.
     pub fn running(&self) -> usize {
         self.machine.running()
     }
@@ -370,7 +411,7 @@ impl Progress {
     }
 
     fn turn<'a>(&'a mut self, actions: &'a mut Vec<Action>) -> (&'a mut Machine, Turn<'a>) {
-        let Self { wiring, retries, machine } = self;
+        let Self { wiring, retries, machine, sole: _ } = self;
         (machine, Turn { wiring, retries, actions })
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{HELD, Home, ItemsStart, Reading, Run};
+use crate::board::{HELD, Home, ItemEnded, ItemsStart, Reading, Run};
 use crate::clock;
 use crate::execution::{Canceller, Shared, check};
 use crate::execution_id::ExecutionId;
@@ -118,7 +118,7 @@ pub struct Batch {
     /// The items that were not read yet.
     items: Items,
     /// Outcomes that are there, and not handed out yet.
-    outcomes: VecDeque<ItemOutcome>,
+    outcomes: VecDeque<ItemEnded>,
     /// The most items that are held at once.
     most: u64,
     progress: BatchProgress,
@@ -319,7 +319,7 @@ impl Batch {
             if !has_room && let Some(outcome) = outcomes.pop_front() {
                 *held -= 1;
                 progress.add_delivered();
-                return Poll::Ready(Some(outcome));
+                return Poll::Ready(Some(outcome.outcome()));
             }
             let room = match run.read(context.waker(), has_items, outcomes) {
                 Reading::Room(room) => room,
@@ -340,8 +340,8 @@ impl Batch {
                         break;
                     }
                     Poll::Ready(Some(Ok(item))) => {
-                        bytes += item.as_ref().map_or(0, |payload| payload.bytes().len());
-                        brought.push(item.map(|payload| Arc::new(Value::One(payload))));
+                        bytes += item.as_ref().map_or(0, Bytes::len);
+                        brought.push(item);
                     }
                     Poll::Ready(Some(Err(error))) => {
                         broken = Some(error);
@@ -378,9 +378,9 @@ impl Batch {
             collected.read += 1;
             progress.add_read();
             match item {
-                Ok(payload) => {
-                    progress.add_done();
-                    collected.payloads.push(payload);
+                Ok(bytes) => {
+                    progress.add_done(1);
+                    collected.payloads.push(Payload::new(bytes));
                 }
                 Err(fault) => {
                     let error = ExecutionError::Item { index, port: form.port.clone(), fault };
@@ -432,7 +432,7 @@ fn read(
     form: &ItemForm,
     seen: Option<&Seen>,
     context: &mut Context<'_>,
-) -> Poll<Option<Result<Result<Payload, String>, Broken>>> {
+) -> Poll<Option<Result<Result<Bytes, String>, Broken>>> {
     let item = match std::task::ready!(items.poll_next_unpin(context)) {
         None => {
             let all = seen.is_none_or(Seen::end);
@@ -453,18 +453,18 @@ fn read(
 
 impl ItemForm {
     /// Returns the message of an item as it goes on, or what is wrong with it.
-    fn check(&self, bytes: Bytes) -> Result<Payload, String> {
+    fn check(&self, bytes: Bytes) -> Result<Bytes, String> {
         let graph = self.home.generation.graph();
         let schema = graph.schema(graph.find_port(&self.port).expect("the plan knows the port of the items"));
         if !self.keeps {
             return match schema.check(&bytes) {
-                Ok(()) => Ok(Payload::new(bytes)),
+                Ok(()) => Ok(bytes),
                 Err(fault) => Err(fault.to_string()),
             };
         }
         match schema.canonical(&bytes) {
-            Ok(Cow::Borrowed(_)) => Ok(Payload::new(bytes)),
-            Ok(Cow::Owned(canonical)) => Ok(Payload::new(canonical)),
+            Ok(Cow::Borrowed(_)) => Ok(bytes),
+            Ok(Cow::Owned(canonical)) => Ok(canonical.into()),
             Err(fault) => Err(fault.to_string()),
         }
     }

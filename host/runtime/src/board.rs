@@ -9,6 +9,7 @@ mod ending;
 mod attempts;
 mod lanes;
 mod hand;
+mod row;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -43,9 +44,10 @@ use crate::value::Value;
 use frame::{Frame, Frames};
 pub(crate) use hand::{Ended, Hand};
 use items::Items;
-pub(crate) use items::{HELD, ItemsStart, Reading};
+pub(crate) use items::{HELD, ItemEnded, ItemsStart, Reading};
 use kept::KeptNode;
 pub(crate) use lanes::{Admitted, Next, Rank, Taken};
+pub(crate) use row::{Row, RowInputs};
 
 /// How often a lane looks whether another has left the board before it is put to sleep: for some tens of microseconds,
 /// which is what it costs to be put to sleep and woken.
@@ -67,6 +69,8 @@ pub(crate) struct Run {
     /// What is recorded of the execution; none where nothing is.
     pub(crate) record: Option<Arc<ExecutionRecord>>,
     is_batch: bool,
+    /// The node that is all that is done for an item, where lanes carry items out in rows.
+    sole: Option<NodeId>,
     /// Where instances rest that are used again; none where those of no step are.
     resting: Option<Arc<Resting>>,
     /// Rung for the first lane: when it rests and something is ready, or nothing is left to do.
@@ -259,6 +263,14 @@ impl Board {
         self.items.as_mut()?.call_reader(now, idle)
     }
 
+    /// Returns what became of a step that runs for each element.
+    fn tally_mut(&mut self, plan: &Plan, node: NodeId) -> &mut Tally {
+        if self.tallies.is_empty() {
+            self.tallies.resize_with(plan.len(), Tally::default);
+        }
+        &mut self.tallies[node.index()]
+    }
+
     /// Returns the node of a job that has not been given up.
     fn node_mut(&mut self, plan: &Plan, job: Job) -> &mut Node {
         self.frames.node_mut(plan, job).expect("a frame ends after all of its jobs")
@@ -277,6 +289,11 @@ impl Run {
         let progress = Progress::new(plan, Arc::clone(retries), elements);
         let resting = prepared.reuses.then(|| home.instances.rest());
         let frames = Frames::new(plan, uses);
+        let code = |node: &NodeId| home.generation.code(plan.step(*node));
+        // An observer is told of each attempt; what has to be looked up or waited for first is not done in a row.
+        let is_plain =
+            |node: &NodeId| home.observer.is_none() && code(node).keep.is_none() && code(node).gate.is_none();
+        let sole = items.as_ref().and_then(|_| plan.sole_of_items()).filter(is_plain);
         let run = Arc::new(Self {
             id,
             home,
@@ -289,6 +306,7 @@ impl Run {
             journaled,
             record,
             is_batch: items.is_some(),
+            sole,
             resting,
             changed: Notify::new(),
             plenty: Notify::new(),
@@ -411,6 +429,10 @@ impl Run {
             let turn = Turn { job, attempt: 0, delay: Duration::ZERO };
             self.complete(&mut Hand::new(self.started), turn, None, None);
         }
+        let mut board = self.lock();
+        let Board { progress, actions, .. } = &mut *board;
+        progress.give_up_lent(actions);
+        self.perform(&mut board);
     }
 
     /// Does what the machine decided, until nothing more follows from it.
@@ -441,6 +463,9 @@ impl Run {
                         // No lane has taken it yet, and none will: see `take`.
                         Running::No => self.carry_on(board, job, Completion::Stopped { began: false }),
                     }
+                }
+                Action::Recall => {
+                    self.stops.fetch_add(1, Ordering::Relaxed);
                 }
                 Action::Passed { element, stage } => {
                     board.frames.gather(self.plan(), element, stage);
@@ -492,11 +517,8 @@ impl Run {
             !done || board.frames.get(element.frame).is_some_and(|frame| frame.nodes.iter().any(missed));
         let path = if is_told { self.element(board, element.frame) } else { ElementPath::default() };
         let mut frame = board.frames.end(self.plan(), element, done);
-        if board.tallies.is_empty() {
-            board.tallies.resize_with(self.plan().len(), Tally::default);
-        }
         for (node, ended) in self.plan().nodes_in(element.dimension).iter().zip(&mut frame.nodes) {
-            let tally = &mut board.tallies[node.index()];
+            let tally = board.tally_mut(self.plan(), *node);
             let outcome = ended.outcome.unwrap_or(StepOutcome::NeverStarted);
             tally.counts.add(outcome);
             if missed(ended)

@@ -19,10 +19,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Ended, Hand, Next, Rank, Run};
+use crate::board::{Admitted, Ended, Hand, Next, Rank, RowInputs, Run, Turn};
+use crate::call::Called;
 use crate::clock;
 use crate::engine::TICK;
-use crate::turn::turn as take_turn;
+use crate::turn::{first_attempt, turn as take_turn};
 
 /// The most attempts that one lane has under way: enough for a thousand guests that wait, and a
 /// bound on what a wide graph holds in memory.
@@ -31,6 +32,10 @@ const LANE_WIDTH: usize = 1024;
 /// How long a lane stays awake for what another lane is about to make ready: about what it costs
 /// to put a thread to sleep and to wake it again, and a few times as long as a quick step takes.
 const WATCH: Duration = Duration::from_micros(50);
+
+/// How long a lane goes on with other attempts after one of its own has had to wait: that one may only have come to the end
+/// of its time slice, and what comes after it in an order waits for it. As long as a lane is at what it has in hand.
+const SOON: Duration = Duration::from_micros(200);
 
 /// Why turns that have ended when they were first polled say how the lane goes on.
 const NOT_WAITED: &str = "a pace, where no turn has waited";
@@ -103,6 +108,7 @@ async fn go_on(
             () = helpers.joined() => {}
             () = run.changed.notified() => {}
         }
+        lane.complete_ready().await;
         lane.slice = clock::now();
         pace = lane.take_ready(lane.slice);
     }
@@ -150,7 +156,10 @@ async fn help(run: Arc<Run>) {
     let mut lane = Lane::new(&run, None, clock::now());
     loop {
         match lane.take_ready(lane.slice) {
-            Pace::Yield => give_way(&run).await,
+            Pace::Yield => {
+                give_way(&run).await;
+                lane.complete_ready().await;
+            }
             Pace::Full => lane.complete_next().await,
             Pace::Rest | Pace::Over if lane.is_idle() => {
                 if run.helper_ends() {
@@ -229,7 +238,7 @@ impl<'a> Lane<'a> {
     fn first_waits(&mut self) -> Pace {
         self.first_waits = true;
         let now = clock::now();
-        if now.duration_since(self.slice) > TICK / 2 { Pace::Yield } else { self.take_ready(now) }
+        if self.is_over_soon(now) { Pace::Yield } else { self.take_ready(now) }
     }
 
     /// Begins what is ready.
@@ -242,11 +251,32 @@ impl<'a> Lane<'a> {
                 Poll::Pending => self.waiting.get_or_insert_default().push(turns),
             }
             now = clock::now();
-            if now.duration_since(self.slice) > TICK / 2 {
+            if self.is_over_soon(now) {
                 return Pace::Yield;
             }
         }
         Pace::Full
+    }
+
+    /// Sees to it that the slice is over soon after an attempt has had to wait. Returns whether it is over now.
+    fn is_over_soon(&mut self, now: Instant) -> bool {
+        let begun = now.checked_sub(TICK / 2 - SOON).unwrap_or(self.slice);
+        self.slice = self.slice.min(begun);
+        now.duration_since(self.slice) > TICK / 2
+    }
+
+    /// Notes which attempts of this lane have ended, without waiting for one.
+    async fn complete_ready(&mut self) {
+        let Some(waiting) = &mut self.waiting else { return };
+        poll_fn(|context| {
+            for _ in 0..waiting.len() {
+                if !matches!(waiting.poll_next_unpin(context), Poll::Ready(Some(_))) {
+                    break;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Waits for one attempt of this lane to end.
@@ -257,7 +287,16 @@ impl<'a> Lane<'a> {
     }
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// Keeps what an attempt had for the next one, unless somebody waits for the permits.
+    fn kept(self, had: Admitted<'a>) -> Option<Admitted<'a>> {
+        if self.run.may_keep_permits() {
+            return Some(had);
+        }
+        self.run.give_up(had);
+        None
+    }
+
     fn rank(self) -> Rank {
         if self.helpers.is_some() { Rank::First } else { Rank::Helper }
     }
@@ -274,9 +313,31 @@ impl Place<'_> {
                 taken
             } else {
                 let next = run.next(self.rank(), now, ended.take(), &mut hand, had.take());
-                let Next { taken, spawn, soon, over, yields } = next;
+                let Next { taken, row, spawn, soon, over, yields } = next;
                 if let Some(helpers) = helpers.filter(|_| spawn) {
                     helpers.spawn(run);
+                }
+                if let Some((admitted, inputs)) = row {
+                    // Boxed: what is no batch would carry its size.
+                    match Box::pin(carry_row(run, &mut hand, admitted, inputs, now)).await {
+                        InRow::Ended(ended, left) if ended.duration_since(slice) <= TICK / 2 => {
+                            (now, had) = (ended, left.and_then(|had| self.kept(had)));
+                            continue;
+                        }
+                        InRow::Ended(_, left) => {
+                            left.into_iter().for_each(|had| run.give_up(had));
+                            run.return_row(&mut hand);
+                            return Some(Pace::Yield);
+                        }
+                        InRow::Waited(turn, called) => {
+                            run.complete(&mut hand, turn, None, called);
+                            return None;
+                        }
+                        InRow::Stopped(turn) => {
+                            turn.into_iter().for_each(|turn| run.complete(&mut hand, turn, None, None));
+                            return Some(Pace::Yield);
+                        }
+                    }
                 }
                 let Some(taken) = taken else {
                     if yields {
@@ -314,10 +375,7 @@ impl Place<'_> {
                     } else {
                         hand.ended(this);
                     }
-                    had = taken.begun.take();
-                    if let Some(had) = had.take_if(|_| !run.may_keep_permits()) {
-                        run.give_up(had);
-                    }
+                    had = taken.begun.take().and_then(|had| self.kept(had));
                 }
                 called => {
                     // Before others are called, who need it.
@@ -328,6 +386,57 @@ impl Place<'_> {
             }
         }
     }
+}
+
+/// How a row of items came to an end for its lane.
+enum InRow<'a> {
+    /// At this moment; what attempts have is left, if it can be used again.
+    Ended(Instant, Option<Admitted<'a>>),
+    /// One of them had to wait, and has ended so, or was stopped; the lane has gone on meanwhile.
+    Waited(Turn, Option<Called>),
+    /// One of them would have to wait, and is to stop.
+    Stopped(Option<Turn>),
+}
+
+/// Carries out the items of the row in hand, until one of them does not give a result at once.
+async fn carry_row<'a>(
+    run: &'a Arc<Run>,
+    hand: &mut Hand<'a>,
+    admitted: Admitted<'a>,
+    mut inputs: RowInputs,
+    mut now: Instant,
+) -> InRow<'a> {
+    let mut begun = Some(admitted);
+    while let (Some(admitted), Some((node, item))) = (&mut begun, run.next_in_row(hand, now)) {
+        admitted.at = now;
+        let called = {
+            let mut attempt = pin!(first_attempt(run, node, &item, inputs.of(&item), &mut begun));
+            match poll_fn(|context| Poll::Ready(attempt.as_mut().poll(context))).await {
+                Poll::Ready(called) => Ok(called),
+                Poll::Pending => match run.waits_in_row(hand) {
+                    Some((turn, Some(stop))) => {
+                        set_aside().await;
+                        Err(InRow::Waited(turn, Abortable::new(attempt, stop).await.ok()))
+                    }
+                    Some((turn, None)) => Err(InRow::Stopped(Some(turn))),
+                    None => Err(InRow::Stopped(None)),
+                },
+            }
+        };
+        let called = match called {
+            Ok(called) => called,
+            Err(end) => {
+                // Before others are called, who need it.
+                begun.take().into_iter().for_each(|had| run.give_up(had));
+                return end;
+            }
+        };
+        now = called.ended;
+        if !hand.ended_in_row(called) || !begun.as_ref().is_some_and(|had| run.may_go_on(node, had)) {
+            break;
+        }
+    }
+    InRow::Ended(now, begun)
 }
 
 /// Leaves the turn to the lane's set, which polls it again with a waker of its own.

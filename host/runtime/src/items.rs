@@ -117,8 +117,8 @@ impl BatchProgress {
         add_one(&self.0.reader.read);
     }
 
-    pub(crate) fn add_done(&self) {
-        add_one(&self.0.lanes.done);
+    pub(crate) fn add_done(&self, count: u64) {
+        add(&self.0.lanes.done, count);
     }
 
     pub(crate) fn add_failed(&self, index: u64, error: &ExecutionError) {
@@ -134,7 +134,11 @@ impl BatchProgress {
     }
 }
 
-/// Counts one more, as the only one who counts there just now.
 fn add_one(count: &AtomicU64) {
-    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
+    add(count, 1);
+}
+
+/// Counts on, as the only one who counts there just now.
+fn add(count: &AtomicU64, more: u64) {
+    count.store(count.load(Ordering::Relaxed) + more, Ordering::Release);
 }

@@ -6,12 +6,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use docket_graph::{Arity, Scope};
+use docket_graph::{Arity, Job, NodeId, Scope};
 use docket_store::{self as store, Kind, Left, Look, StoreError, StoreErrorKind, Work};
 use futures_util::FutureExt as _;
 
 use crate::attempt::attempt;
-use crate::board::{Run, Taken, Turn};
+use crate::board::{Admitted, Run, Taken, Turn};
 use crate::call::{Called, Origin, Usage};
 use crate::clock;
 use crate::failure::{StepFailure, said_by};
@@ -41,6 +41,31 @@ const TOLD_AFTER: Duration = Duration::from_secs(3);
 pub(crate) async fn turn<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called {
     // A panic in the host's part of one turn must not take other executions down.
     let carried = pin!(carry_out(run, taken));
+    match AssertUnwindSafe(carried).catch_unwind().await {
+        Ok(called) => called,
+        Err(panic) => failed(StepFailure::Internal(said_by(&*panic))),
+    }
+}
+
+/// Makes the first attempt for an item of a batch that has no frame so far: one that keeps nothing, and whose permits are
+/// there.
+///
+/// # Cancel safety
+/// As an attempt's.
+pub(crate) async fn first_attempt<'a>(
+    run: &'a Arc<Run>,
+    node: NodeId,
+    item: &Arc<Value>,
+    inputs: &[(Arc<Value>, Arity)],
+    begun: &mut Option<Admitted<'a>>,
+) -> Called {
+    // Nobody is told of it, so it matters to nobody that it is not the job of a frame.
+    let turn = Turn { job: Job::once(node), attempt: 1, delay: Duration::ZERO };
+    let carried = pin!(async {
+        let element = ElementKey::new(None, Arc::clone(item));
+        let key = key_of(run, turn, run.code(node), Some(&element), inputs);
+        attempt(run, turn, key, inputs, begun).await
+    });
     match AssertUnwindSafe(carried).catch_unwind().await {
         Ok(called) => called,
         Err(panic) => failed(StepFailure::Internal(said_by(&*panic))),

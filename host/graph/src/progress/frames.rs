@@ -119,6 +119,20 @@ impl Frames {
 
     /// Opens the frame of the next element, as the last of its series.
     pub(super) fn open(&mut self, wiring: &Wiring, parent: u32, dimension: DimensionId) -> u32 {
+        let series = self.series_mut(wiring, parent, dimension);
+        let index = series.opened;
+        series.opened += 1;
+        self.open_at(wiring, parent, dimension, index)
+    }
+
+    /// Opens the frame of an element that counts as opened, at its place in its series.
+    pub(super) fn open_at(
+        &mut self,
+        wiring: &Wiring,
+        parent: u32,
+        dimension: DimensionId,
+        index: u64,
+    ) -> u32 {
         let slot = match self.free[dimension.index()].pop() {
             Some(slot) => {
                 self.renew(wiring, slot, dimension);
@@ -127,17 +141,23 @@ impl Frames {
             None => self.add(wiring, dimension),
         };
         let item = if dimension == wiring.items { slot } else { self.frames[parent as usize].item };
+        let mut previous = self.series(wiring, parent, dimension).last;
+        while previous != NONE && self.frames[previous as usize].index > index {
+            previous = self.frames[previous as usize].previous;
+        }
         let series = self.series_mut(wiring, parent, dimension);
-        let (index, previous) = (series.opened, series.last);
-        series.opened += 1;
         series.working += 1;
-        series.last = slot;
-        match previous {
-            NONE => series.first = slot,
-            previous => self.frames[previous as usize].next = slot,
+        let next = match previous {
+            NONE => std::mem::replace(&mut series.first, slot),
+            previous => std::mem::replace(&mut self.frames[previous as usize].next, slot),
+        };
+        match next {
+            NONE => self.series_mut(wiring, parent, dimension).last = slot,
+            next => self.frames[next as usize].previous = slot,
         }
         let frame = &mut self.frames[slot as usize];
-        (frame.parent, frame.index, frame.item, frame.previous) = (parent, index, item, previous);
+        (frame.parent, frame.index, frame.item) = (parent, index, item);
+        (frame.previous, frame.next) = (previous, next);
         for (event, waiter) in wiring.outside.of_source(dimension.index()) {
             if !self.happened(wiring, slot, *event) {
                 self.node_mut(wiring, slot, *waiter).waits += 1;
@@ -267,7 +287,8 @@ impl Frames {
         }
     }
 
-    fn happened(&self, wiring: &Wiring, mut slot: u32, event: Event) -> bool {
+    /// Returns whether something has come to be in the frame, or in one around it.
+    pub(super) fn happened(&self, wiring: &Wiring, mut slot: u32, event: Event) -> bool {
         let meaning = wiring.meaning(event);
         let home = match meaning {
             Ok(node) => wiring.homes[node.index()],

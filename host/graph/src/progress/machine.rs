@@ -1,5 +1,8 @@
 //! Decides: what follows from what happened. Holds no plan and no list of actions; a turn brings both.
 
+mod lent;
+
+use std::ops::Range;
 use std::time::Duration;
 
 use super::frames::{Frames, NONE, Node, ROOT, Standing};
@@ -23,6 +26,8 @@ pub(super) struct Machine {
     phase: Phase,
     root_path: Vec<(DimensionId, u64)>,
     failed_items: u64,
+    /// The items that are lent, those of each time together: as many as somebody carries out at once.
+    lent: Vec<Range<u64>>,
     /// What is to be looked at before the call returns: a loop, because elements may be nested more deeply than a thread's
     /// stack. Empty between calls, as is `found`.
     open: Vec<Open>,
@@ -61,6 +66,7 @@ impl Machine {
             phase: Phase::New,
             root_path: Vec::new(),
             failed_items: 0,
+            lent: Vec::new(),
             open: Vec::new(),
             found: Vec::new(),
         }
@@ -108,15 +114,22 @@ impl Machine {
     }
 
     pub(super) fn wants_item(&self, wiring: &Wiring) -> bool {
-        if !self.takes_items(wiring) {
-            return false;
-        }
+        self.takes_items(wiring) && self.room(wiring) > 0
+    }
+
+    /// Returns for how many further items there is room.
+    fn room(&self, wiring: &Wiring) -> u32 {
         let series = self.frames.series(wiring, ROOT, wiring.items);
-        // Items that wait for each other are in memory anyway.
-        let in_order = wiring.ordered && wiring.stage_count(wiring.items) == 1;
         let Elements { width, held, .. } = self.elements;
-        let has_room = !in_order || series.opened - self.frames.first_index(series) < u64::from(held.get());
-        series.working < width.get() && has_room
+        let room = width.get().saturating_sub(series.working);
+        // Items that wait for each other are in memory anyway.
+        if !wiring.ordered || wiring.stage_count(wiring.items) > 1 {
+            return room;
+        }
+        let lent = self.lent.iter().map(|lent| lent.start);
+        let first = lent.fold(self.frames.first_index(series), u64::min);
+        let held = u64::from(held.get()).saturating_sub(series.opened - first);
+        u32::try_from(held).map_or(room, |held| room.min(held))
     }
 
     pub(super) fn item(&mut self, turn: &mut Turn<'_>) -> Option<FrameId> {
@@ -331,6 +344,9 @@ impl Machine {
         for slot in self.frames.all() {
             // What runs of an item that has failed was stopped then.
             self.give_up(slot, !self.frames.is_lost(slot), turn);
+        }
+        if !self.lent.is_empty() {
+            turn.actions.push(Action::Recall);
         }
         if let Conclusion::Failed { root } | Conclusion::Aborted { root } = conclusion {
             self.root_path = self.path(root.frame).expect("a job that runs has a frame");

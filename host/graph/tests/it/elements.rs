@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 use docket_graph::prost_reflect::DescriptorPool;
 use docket_graph::{
@@ -112,6 +113,10 @@ struct Executor<'a> {
     settled: Vec<Job>,
     /// Each job that ever started, by the indices of its element.
     started: HashSet<(usize, Vec<usize>)>,
+    /// Lent items that were not given back, those of each time together.
+    lent: Vec<Range<u64>>,
+    /// The item that is just taken back.
+    back: Option<u64>,
     opened: HashMap<(FrameId, DimensionId), u64>,
     ended: HashMap<(FrameId, DimensionId), u64>,
     root: Option<Conclusion>,
@@ -132,6 +137,8 @@ impl<'a> Executor<'a> {
             stopping: HashSet::new(),
             settled: Vec::new(),
             started: HashSet::new(),
+            lent: Vec::new(),
+            back: None,
             opened: HashMap::new(),
             ended: HashMap::new(),
             root: None,
@@ -236,6 +243,7 @@ impl<'a> Executor<'a> {
             match action {
                 Action::Open(element) => self.open(element),
                 Action::Start { job, attempt, delay: _ } => self.start(job, attempt),
+                Action::Recall => assert!(self.root.is_some() && !self.lent.is_empty(), "no reason to"),
                 Action::Stop { job } => {
                     assert!(self.running.iter().any(|(running, ..)| *running == job), "{job:?} does not run");
                     let lost = self.item_of(job.frame).is_some_and(|item| self.lost.contains_key(&item));
@@ -263,7 +271,7 @@ impl<'a> Executor<'a> {
                     assert_eq!(failed, if items { self.failed.len() as u64 } else { 0 });
                 }
                 Action::Finish(conclusion) => {
-                    assert!(self.running.is_empty() && self.frames.len() == 1, "something is left");
+                    assert!(self.is_idle() && self.frames.len() == 1, "something is left");
                     assert_eq!(conclusion, self.root.unwrap_or(Conclusion::Done));
                     assert_eq!(progress.root_path(), self.root_path);
                     self.finished = Some(conclusion);
@@ -274,10 +282,15 @@ impl<'a> Executor<'a> {
     }
 
     fn open(&mut self, element: Element) {
-        assert_eq!(self.root, None, "nothing opens once there is a root cause");
         let opened = self.opened.entry((element.parent, element.dimension)).or_default();
-        assert_eq!(*opened, element.index, "in order");
-        *opened += 1;
+        match self.back.take() {
+            Some(back) => assert!(back == element.index && element.index < *opened, "another one"),
+            None => {
+                assert_eq!(self.root, None, "nothing opens once there is a root cause");
+                assert_eq!(*opened, element.index, "in order");
+                *opened += 1;
+            }
+        }
         assert!(self.frames.contains_key(&element.parent));
         let frame = Frame { element: Some(element), ..Frame::default() };
         assert!(self.frames.insert(element.frame, frame).is_none());
@@ -307,6 +320,82 @@ impl<'a> Executor<'a> {
         assert_eq!(inputs.len(), drawn.inputs.len() + usize::from(drawn.counts()));
         let value = step(node, drawn.gives, &inputs);
         self.running.push((job, attempt, value));
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.lent.is_empty()
+    }
+
+    /// Notes that items were lent.
+    fn lend(&mut self, lent: Range<u64>) {
+        assert_eq!(self.root, None, "nothing is lent once there is a root cause");
+        let opened = self.opened.entry((FrameId::ROOT, self.plan.items().unwrap())).or_default();
+        assert!(*opened == lent.start && !lent.is_empty(), "in order");
+        *opened = lent.end;
+        self.lent.push(lent);
+    }
+
+    /// Returns what the step gives for a lent item.
+    fn value_of_lent(&self, index: u64) -> Value {
+        let node = self.plan.sole_of_items().unwrap();
+        let drawn = &self.case.drawn.nodes[self.steps[node.index()]];
+        let inputs = self.plan.inputs(node).iter().zip(&drawn.inputs).map(|(input, (_, takes))| {
+            let value = match (input.take, input.source) {
+                (Take::Element, _) => Value::One(self.case.item_values()[index as usize]),
+                (Take::Whole, Source::Node(node)) => self.frames[&FrameId::ROOT].values[&node].clone(),
+                (Take::Whole, Source::Given(_)) => SHARED,
+                (take, source) => panic!("{take:?} of {source:?}"),
+            };
+            if *takes == Arity::Many { Value::Many(value.flat()) } else { value }
+        });
+        step(self.steps[node.index()], drawn.gives, &inputs.collect::<Vec<_>>())
+    }
+
+    /// Goes on with lent items of one time: some are done, or the first of them is taken back.
+    fn go_on_with_lent(&mut self, progress: &mut Progress, actions: &mut Vec<Action>, chance: &mut Chance) {
+        let which = chance.next(self.lent.len());
+        let lent = self.lent[which].clone();
+        let node = self.plan.sole_of_items().unwrap();
+        let of_step = self.steps[node.index()];
+        if lent.end - lent.start > 1 {
+            assert!(!progress.lent_done(lent.start + 1, 1, actions), "not the first");
+        }
+        assert!(!progress.lent_done(lent.start, (lent.end - lent.start) as u32 + 1, actions), "too many");
+        assert_eq!(progress.take_back(u64::MAX, chance.once_in(2), actions), None, "not lent");
+        let is_good = |index: &u64| {
+            let path = [*index as usize];
+            self.case.fails(of_step, &path).is_none() && !self.fails_first(of_step, &path)
+        };
+        let good = lent.clone().take_while(is_good).count();
+        let count = if good == 0 { 0 } else { chance.next(good + 1) as u64 };
+        self.lent[which].start += count.max(1);
+        if self.lent[which].is_empty() {
+            self.lent.remove(which);
+        }
+        for index in lent.start..lent.start + count {
+            assert!(self.started.insert((of_step, vec![index as usize])), "item {index} twice");
+            let value = self.value_of_lent(index).flat();
+            let once = self.frames.get_mut(&FrameId::ROOT).unwrap();
+            assert!(once.results.insert(index, value).is_none());
+        }
+        if count > 0 {
+            *self.ended.entry((FrameId::ROOT, self.plan.items().unwrap())).or_default() += count;
+            assert!(progress.lent_done(lent.start, count as u32, actions));
+            return;
+        }
+        // Its attempt has not given a result at once, or has not begun because something was stopped.
+        let began = good == 0 && self.root.is_none() || chance.once_in(2);
+        let job = progress.take_back(lent.start, began, actions).unwrap();
+        self.back = Some(lent.start);
+        if began {
+            assert!(self.started.insert((of_step, vec![lent.start as usize])));
+            self.running.push((job, 1, self.value_of_lent(lent.start)));
+        }
+    }
+
+    /// Returns whether the first attempt fails, and the second does not.
+    fn fails_first(&self, step: usize, path: &[usize]) -> bool {
+        hash(&(self.case.seed, "again", step, path)).is_multiple_of(5)
     }
 
     fn gather(&mut self, element: Element, stage: u32) {
@@ -371,8 +460,12 @@ impl<'a> Executor<'a> {
 
     /// Checks what holds between any two calls.
     fn look_around(&self, progress: &Progress) {
-        assert_eq!(progress.running(), self.running.len());
+        let lent = self.lent.iter().map(|lent| lent.end - lent.start).sum::<u64>() as usize;
+        assert_eq!(progress.running(), self.running.len() + lent);
         let mut working: HashMap<(FrameId, DimensionId), BTreeSet<u64>> = HashMap::new();
+        if let Some(items) = self.plan.items() {
+            working.insert((FrameId::ROOT, items), self.lent.iter().cloned().flatten().collect());
+        }
         for (job, attempt, _) in &self.running {
             assert_eq!(progress.state(*job), Some(State::Running { attempt: *attempt }));
             assert_eq!(progress.path(job.frame).unwrap(), self.path(job.frame));
@@ -396,7 +489,7 @@ impl<'a> Executor<'a> {
             if dimension_is.stages == 1
                 && self.plan.items() == Some(*dimension)
                 && self.plan.result_dimension() == *dimension
-                && let Some(first) = first
+                && let Some(first) = first.into_iter().chain(self.lent.iter().map(|lent| lent.start)).min()
             {
                 assert!(
                     opened - first <= u64::from(self.case.held),
@@ -416,9 +509,8 @@ impl<'a> Executor<'a> {
         let item = self.item_of(job.frame);
         let lost = item.is_some_and(|item| self.lost.contains_key(&item));
         assert!(!lost && self.root.is_none() || stopping);
-        let often = hash(&(self.case.seed, "again", step, &path));
         let open = self.root.is_none() && !lost;
-        if open && attempt == 1 && often.is_multiple_of(5) {
+        if open && attempt == 1 && self.fails_first(step, &path) {
             return (job, failed(FailureClass::Retryable));
         }
         self.settled.push(job);
@@ -474,11 +566,18 @@ fn run(case: &Case, plan: &Plan, script: u64) -> (Outcome, HashSet<(usize, Vec<u
         if case.stops && executor.root.is_none() && chance.once_in(50) {
             executor.root = Some(Conclusion::Stopped(StopReason::Deadline));
             progress.stop(StopReason::Deadline, &mut actions);
-        } else if wants && items > 0 && (executor.running.is_empty() || chance.once_in(2)) {
+        } else if wants
+            && items > 0
+            && chance.once_in(2)
+            && let Some(lent) = progress.lend(1 + chance.next(items.min(4)) as u32)
+        {
+            items -= (lent.end - lent.start) as usize;
+            executor.lend(lent);
+        } else if wants && items > 0 && (executor.is_idle() || chance.once_in(2)) {
             items -= 1;
             let frame = progress.item(&mut actions).unwrap();
             assert!(matches!(actions[0], Action::Open(element) if element.frame == frame));
-        } else if items == 0 && !ended && (executor.running.is_empty() || chance.once_in(3)) {
+        } else if items == 0 && !ended && (executor.is_idle() || chance.once_in(3)) {
             ended = true;
             progress.items_end(&mut actions);
         } else if !executor.settled.is_empty() && chance.once_in(6) {
@@ -486,6 +585,8 @@ fn run(case: &Case, plan: &Plan, script: u64) -> (Outcome, HashSet<(usize, Vec<u
             progress.on(late, Completion::Done { messages: 2 }, &mut actions);
             progress.renumber(late, 7);
             assert_eq!(actions, [], "{late:?} has ended before");
+        } else if !executor.lent.is_empty() && (executor.running.is_empty() || chance.once_in(2)) {
+            executor.go_on_with_lent(&mut progress, &mut actions, &mut chance);
         } else {
             assert!(!executor.running.is_empty(), "neither runs nor ends");
             let (job, completion) = executor.complete(chance.next(executor.running.len()), &mut chance);
@@ -503,6 +604,8 @@ fn run(case: &Case, plan: &Plan, script: u64) -> (Outcome, HashSet<(usize, Vec<u
     }
     progress.items_end(&mut actions);
     progress.stop(StopReason::Shutdown, &mut actions);
+    progress.give_up_lent(&mut actions);
+    assert_eq!(progress.lend(1), None, "nothing is lent after the end");
     assert!(actions.is_empty() && progress.item(&mut actions).is_none(), "nothing happens after the end");
     let results = match plan.result_dimension() {
         DimensionId::ROOT if conclusion != Conclusion::Done => BTreeMap::new(),
@@ -647,6 +750,22 @@ fn every_execution_gives_what_the_reference_gives_in_its_order() {
     let pool = pool();
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4_000) };
     proptest!(config, |(case in cases(), script in any::<u64>())| {
+        check(case, script, &pool);
+    });
+}
+
+#[test]
+fn items_that_were_lent_give_what_the_reference_gives_in_its_order() {
+    let pool = pool();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) };
+    let items = prop::collection::vec(any::<u64>(), 0..20);
+    let gives = prop_oneof![3 => Just(Arity::One), 1 => Just(Arity::Many)];
+    let sole = (0..3usize, gives, items, 1..8u32, cases(), any::<u64>());
+    proptest!(config, |((once, gives, items, width, case, script) in sole)| {
+        let held = width + case.held - case.width;
+        let case = Case { drawn: Drawn::with_sole_step(once, gives), items: Some(items), width, held, ..case };
+        let plan = case.plan(&case.drawn.graph(&pool).unwrap());
+        prop_assert_eq!(plan.sole_of_items().map(|node| node.index()), Some(once));
         check(case, script, &pool);
     });
 }

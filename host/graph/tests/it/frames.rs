@@ -70,6 +70,7 @@ impl Machine {
             Action::Open(Element { index, .. }) => format!("open {index}"),
             Action::Start { job: of, .. } => format!("start {}", job(of)),
             Action::Stop { job: of } => format!("stop {}", job(of)),
+            Action::Recall => "recall".to_owned(),
             Action::Passed { element, stage } => format!("passed {} {stage}", element.index),
             Action::Ended { element, how: Ending::Done } => format!("done {}", element.index),
             Action::Ended { element, how: Ending::Failed { root } } => {
@@ -201,6 +202,78 @@ fn an_item_that_ended_before_those_ahead_of_it_holds_its_place() {
     assert!(!machine.progress.wants_item(), "two results wait for the first");
     machine.done(started[0], 1);
     assert!(machine.progress.wants_item());
+}
+
+#[test]
+fn lent_items_are_one_job_each_of_which_only_the_end_is_told() {
+    let step = [("Count", "t.Text -> t.Number")];
+    let start = |width| Machine::start(&step, "t.Number", &["t.Text"], width, Some(OnItemError::Continue));
+    let mut machine = start(4);
+    assert_eq!(machine.progress.lend(3), Some(0..3));
+    assert_eq!(machine.progress.lend(3), Some(3..4), "four are under way");
+    assert_eq!((machine.progress.lend(3), machine.progress.running()), (None, 4));
+    assert!(machine.progress.lent_done(3, 1, &mut machine.actions));
+    assert_eq!(machine.progress.lend(3), Some(4..5), "four and one wait for the first");
+    assert!(machine.progress.lent_done(0, 1, &mut machine.actions));
+    assert_eq!(machine.did(), "");
+    let failing = machine.progress.take_back(1, true, &mut machine.actions).unwrap();
+    assert_eq!(machine.did(), "open 1");
+    machine.on(failing, failed());
+    assert_eq!(machine.did(), "failed 1 by 0");
+    machine.progress.take_back(2, false, &mut machine.actions).unwrap();
+    machine.progress.items_end(&mut machine.actions);
+    let started = jobs(&machine.actions)[0];
+    assert_eq!(machine.did(), "open 2, start 0.2");
+    machine.done(started, 1);
+    assert_eq!(machine.did(), "done 2");
+    assert!(machine.progress.lent_done(4, 1, &mut machine.actions));
+    assert_eq!(machine.did(), "closed 5 1, finish");
+    assert_eq!((machine.progress.conclusion(), machine.progress.failed_items()), (Some(Conclusion::Done), 1));
+    // What is lent is asked for where nothing more is to begin, and may be told of even so.
+    for began in [false, true] {
+        let mut machine = start(4);
+        assert_eq!(machine.progress.lend(3), Some(0..3));
+        machine.progress.stop(StopReason::Deadline, &mut machine.actions);
+        assert_eq!(machine.did(), "recall");
+        assert!(machine.progress.lent_done(0, 1, &mut machine.actions));
+        let job = machine.progress.take_back(1, began, &mut machine.actions).unwrap();
+        assert_eq!(machine.did(), if began { "open 1, stop 0.1" } else { "open 1" });
+        if began {
+            machine.on(job, Completion::Stopped { began });
+        }
+        machine.progress.take_back(2, false, &mut machine.actions).unwrap();
+        assert_eq!(machine.did(), "open 2, stopped 1, stopped 2, finish");
+    }
+    // Whoever had them is gone.
+    let mut machine = start(4);
+    assert_eq!(machine.progress.lend(3), Some(0..3));
+    machine.progress.stop(StopReason::Cancelled, &mut machine.actions);
+    machine.progress.give_up_lent(&mut machine.actions);
+    assert_eq!(machine.did(), "recall, finish");
+    assert!(!machine.progress.lent_done(0, 3, &mut machine.actions));
+}
+
+#[test]
+fn only_items_with_one_job_and_a_result_each_are_lent() {
+    let count = ("Count", "t.Text -> t.Number");
+    let is_lent = |steps: &[(&str, &str)], target: &str, given: &[&str]| {
+        Machine::start(steps, target, given, 2, Some(OnItemError::Fail)).progress.lend(1).is_some()
+    };
+    assert!(is_lent(&[count], "t.Number", &["t.Text"]));
+    let pad = ("Pad", "t.Number#wide, t.Text -> t.Number");
+    assert!(is_lent(&[pad], "t.Number", &["t.Number#wide", "t.Text"]));
+    let show = ("Show", "t.Number -> t.Text#shown");
+    assert!(!is_lent(&[count, show], "t.Text#shown", &["t.Text"]), "two steps");
+    let sum = ("Sum", "t.Number[] -> t.Number#sum");
+    assert!(!is_lent(&[count, sum], "t.Number#sum", &["t.Text"]), "one result for all");
+    assert!(!is_lent(&WORDS[..2], "t.Number#length", &["t.Text"]), "a list in an item");
+    // What runs once comes first.
+    let steps = [("Width", "t.Text#head -> t.Number#wide"), ("Pad", "t.Number#wide, t.Text -> t.Number")];
+    let mut machine =
+        Machine::start(&steps, "t.Number", &["t.Text#head", "t.Text"], 2, Some(OnItemError::Fail));
+    assert_eq!(machine.progress.lend(1), None);
+    machine.done(Job::once(machine.node(0)), 1);
+    assert_eq!(machine.progress.lend(1), Some(0..1));
 }
 
 #[test]

@@ -167,7 +167,11 @@ impl Bystander<'_> {
                     assert!(seen.running && !seen.stopping);
                     seen.stopping = true;
                 }
-                Action::Open(_) | Action::Passed { .. } | Action::Ended { .. } | Action::Closed { .. } => {
+                Action::Open(_)
+                | Action::Recall
+                | Action::Passed { .. }
+                | Action::Ended { .. }
+                | Action::Closed { .. } => {
                     panic!("nothing runs for each element: {action:?}")
                 }
                 Action::Finish(conclusion) => {

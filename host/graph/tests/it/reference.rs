@@ -81,6 +81,19 @@ impl DrawnNode {
 }
 
 impl Drawn {
+    /// Returns a graph of which one step is all that is done for an item: it takes the item, and what so many steps one after
+    /// the other make once.
+    pub(crate) fn with_sole_step(once: usize, gives: Arity) -> Self {
+        let one = |inputs: Vec<From>, gives| {
+            let inputs = inputs.into_iter().map(|from| (from, Arity::One)).collect();
+            DrawnNode { inputs, gives, counts: false }
+        };
+        let last = |i: usize| if i == 0 { From::Shared } else { From::Node(i - 1) };
+        let mut nodes: Vec<_> = (0..once).map(|i| one(vec![last(i)], Arity::One)).collect();
+        nodes.push(one(vec![From::Items, last(once)], gives));
+        Self { nodes }
+    }
+
     pub(crate) fn graph(&self, pool: &DescriptorPool) -> Result<Graph, GraphErrors> {
         let steps = self.nodes.iter().enumerate().map(|(i, node)| StepDecl {
             name: StepName::parse(&format!("s{i:05}")).unwrap(),

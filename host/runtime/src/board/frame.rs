@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use docket_graph::{
-    Arity, DimensionId, Element, FrameId, Input, Job, Opener, Plan, Source, Take, failed_message,
+    Arity, DimensionId, Element, FrameId, Input, Job, NodeId, Opener, Plan, Source, Take, failed_message,
 };
 
 use super::Node;
@@ -251,6 +251,23 @@ impl Frames {
         };
         let value = |input| value(input).expect("a node starts after what it needs");
         plan.inputs(job.node).iter().map(value).zip(arities).collect()
+    }
+
+    /// Returns the values for the inputs of a node that is all that is done for an item; nothing in the place of the item.
+    pub(super) fn inputs_of_items(
+        &self,
+        plan: &Plan,
+        node: NodeId,
+        arities: impl Iterator<Item = Arity>,
+        given: &[Arc<Value>],
+    ) -> Vec<(Arc<Value>, Arity)> {
+        let once = self.frame(FrameId::ROOT);
+        let value = |input: &Input| match (input.take, input.source) {
+            (Take::Element, _) => Arc::new(Value::Many(Vec::new())),
+            (_, Source::Given(index)) => Arc::clone(&given[index]),
+            (_, source) => Arc::clone(once.made(plan, source).expect("items are lent after what they need")),
+        };
+        plan.inputs(node).iter().map(value).zip(arities).collect()
     }
 
     /// Returns how many elements had failed of those that a job gathers, when they were gathered.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use docket_graph::{Completion, NodeId};
 
-use super::{Admitted, Board, Run, Running, Taken, Turn};
+use super::{Admitted, Board, Row, Run, Running, Taken, Turn};
 use crate::call::Called;
 
 /// The most turns that a lane has in hand. 8: the lock is then a small part of the quickest steps, and nobody who wants it
@@ -16,13 +16,15 @@ const MOST: usize = 8;
 
 /// How long a lane is at what it has in hand, about: others learn only then what has come of it, and whoever waits for
 /// that is not to wait longer than for a thread to wake up a few times.
-const LONGEST: Duration = Duration::from_micros(200);
+pub(super) const LONGEST: Duration = Duration::from_micros(200);
 
 /// What a lane has in hand.
 pub(crate) struct Hand<'a> {
     /// What is to be begun, in order.
     taken: VecDeque<Taken<'a>>,
     ended: Vec<Ended>,
+    /// The items that it carries out in a row, instead of all else.
+    pub(crate) row: Option<Row>,
     /// How many turns to take next, at most.
     most: usize,
     /// When these were taken, and how often the run had stopped something by then.
@@ -39,7 +41,7 @@ pub(crate) struct Ended {
 
 impl Hand<'_> {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { taken: VecDeque::new(), ended: Vec::new(), most: 1, since: (now, 0) }
+        Self { taken: VecDeque::new(), ended: Vec::new(), row: None, most: 1, since: (now, 0) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -48,7 +50,7 @@ impl Hand<'_> {
 
     /// Returns whether there is nothing to be begun, and nothing to be told.
     pub(super) fn is_idle(&self) -> bool {
-        self.taken.is_empty() && self.ended.is_empty()
+        self.taken.is_empty() && self.ended.is_empty() && self.row.is_none()
     }
 
     /// Notes how an attempt has ended, while there is more in hand.
@@ -88,6 +90,9 @@ impl Run {
 
     /// Tells the board what has ended in a hand, and gives back what was not begun.
     pub(super) fn settle(&self, board: &mut Board, hand: &mut Hand<'_>) {
+        if let Some(row) = hand.row.take() {
+            self.settle_row(board, row);
+        }
         for Ended { turn, began, called } in hand.ended.drain(..) {
             self.began_before(board, turn, began);
             self.completed(board, turn, Some(called));
@@ -123,7 +128,7 @@ impl Run {
         while hand.taken.len() + 1 < hand.most.min(part) {
             board.drop_stopped();
             let Some(next) = board.ready.front() else {
-                if self.begin_item(board) { continue } else { return }
+                if self.sole.is_none() && self.begin_item(board) { continue } else { return }
             };
             let code = self.code(next.job.node);
             let waits = !next.delay.is_zero() || code.keep.is_some() || code.gate.is_some();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use bytes::Bytes;
 use docket_graph::{DimensionId, Element, Elements, Ending, FailureClass, OnItemError, Port, StopReason};
 
 use super::{Board, Rank, Run};
@@ -14,7 +15,7 @@ use crate::clock;
 use crate::engine::TICK;
 use crate::failure::ExecutionError;
 use crate::items::{BatchProgress, ItemOutcome};
-use crate::value::Value;
+use crate::value::{Payload, Value};
 
 /// How many times as many items as may be under way are held: read and not begun, under way, or ended and not handed out.
 /// 4: the lanes have enough to go on with while whoever reads the batch takes what has ended and brings what comes next.
@@ -51,7 +52,7 @@ pub(super) struct Items {
     start: ItemsStart,
     read: u64,
     /// Those that were read and not begun, in order: each a message, or why it is none.
-    waiting: VecDeque<Result<Arc<Value>, String>>,
+    waiting: VecDeque<Result<Bytes, String>>,
     /// Whether no further item comes.
     all_read: bool,
     /// How many bytes the messages have that wait to be begun, and the results that the reader was not given yet.
@@ -69,6 +70,8 @@ pub(super) struct Items {
     incoming: Option<(Arc<Value>, u64)>,
     /// Why the items ended the run, if they did.
     broken: Option<ExecutionError>,
+    /// How many items a lane is to carry out in a row.
+    pub(super) row: usize,
     /// Whoever waits for an outcome or for room.
     reader: Option<Waker>,
     /// How many items have ended since the reader was last called.
@@ -83,9 +86,27 @@ pub(super) struct Items {
 enum Place {
     /// It is under way.
     UnderWay,
-    Ended(Result<Arc<Value>, ExecutionError>),
+    /// A failure is boxed: most items have none, and all would carry its size.
+    Ended(Result<Arc<Value>, Box<ExecutionError>>),
     /// It was stopped, or ended the batch: nothing comes of it, nor of those after it.
     Nothing,
+}
+
+/// An item that has ended, as the reader is given it.
+pub(crate) struct ItemEnded {
+    index: u64,
+    result: Result<Arc<Value>, Box<ExecutionError>>,
+}
+
+impl ItemEnded {
+    pub(crate) fn outcome(self) -> ItemOutcome {
+        ItemOutcome { index: self.index, result: self.result.map_err(|error| *error) }
+    }
+}
+
+/// Returns an item as it goes on.
+pub(super) fn message(bytes: Bytes) -> Arc<Value> {
+    Arc::new(Value::One(Payload::new(bytes)))
 }
 
 /// What whoever reads a batch may do.
@@ -101,7 +122,7 @@ pub(crate) enum Reading {
 }
 
 /// Returns how many bytes an outcome has that waits to be handed out.
-fn bytes_of(result: &Result<Arc<Value>, ExecutionError>) -> usize {
+fn bytes_of(result: &Result<Arc<Value>, Box<ExecutionError>>) -> usize {
     result.as_ref().map_or(0, |value| value.len_bytes())
 }
 
@@ -120,6 +141,7 @@ impl Items {
             given: 0,
             incoming: None,
             broken: None,
+            row: 1,
             reader: None,
             fresh: 0,
             freed: 0,
@@ -142,7 +164,7 @@ impl Items {
     }
 
     /// Notes the outcome of an item, and makes what can be taken of it, and of those after it, nothing where there is none.
-    fn end(&mut self, index: u64, outcome: Option<Result<Arc<Value>, ExecutionError>>) {
+    fn end(&mut self, index: u64, outcome: Option<Result<Arc<Value>, Box<ExecutionError>>>) {
         self.ended += 1;
         self.fresh += 1;
         self.freed += 1;
@@ -153,13 +175,41 @@ impl Items {
         }
     }
 
+    /// Returns how many of those that wait a lane is to carry out in a row, where there are so many lanes: its part of them,
+    /// and of those that may be under way at once.
+    pub(super) fn in_row(&self, lanes: usize) -> usize {
+        let part = self.waiting.len().min(self.start.width).div_ceil(lanes);
+        self.waiting.iter().take(self.row.min(part)).take_while(|item| item.is_ok()).count()
+    }
+
+    /// Takes so many of those that wait, which are messages. Returns the position of the first among all that were read.
+    pub(super) fn lend(&mut self, count: usize) -> (u64, VecDeque<Bytes>) {
+        let first = self.read - self.waiting.len() as u64;
+        let items: VecDeque<Bytes> = self.waiting.drain(..count).flatten().collect();
+        self.bytes -= items.iter().map(Bytes::len).sum::<usize>();
+        (first, items)
+    }
+
+    /// Notes that the items of a row are done.
+    pub(super) fn row_done(&mut self, first: u64, done: Vec<Arc<Value>>) {
+        self.start.progress.add_done(done.len() as u64);
+        for (index, value) in (first..).zip(done) {
+            self.end(index, Some(Ok(value)));
+        }
+    }
+
+    /// Notes the item whose frame is about to be opened.
+    pub(super) fn come(&mut self, item: Arc<Value>, index: u64) {
+        self.incoming = Some((item, index));
+    }
+
     /// Notes that an item has given up its place without an end.
     pub(super) fn passed(&mut self) {
         self.freed += 1;
     }
 
     /// Gives the reader what has ended up to the first item that has not.
-    fn give(&mut self, outcomes: &mut VecDeque<ItemOutcome>) {
+    fn give(&mut self, outcomes: &mut VecDeque<ItemEnded>) {
         if outcomes.is_empty() {
             self.given_bytes = 0;
         }
@@ -167,7 +217,7 @@ impl Items {
             let Some(Place::Ended(result)) = self.places.pop_front() else { unreachable!("just looked at") };
             self.bytes -= bytes_of(&result);
             self.given_bytes += bytes_of(&result);
-            outcomes.push_back(ItemOutcome { index: self.given, result });
+            outcomes.push_back(ItemEnded { index: self.given, result });
             self.given += 1;
         }
     }
@@ -214,12 +264,7 @@ impl Items {
 impl Run {
     /// Returns what whoever reads the batch may do next; where that is to wait, the waker is called. Room is given
     /// only to a reader that may have items, and outcomes as many as there are, to be handed out one by one.
-    pub(crate) fn read(
-        &self,
-        waker: &Waker,
-        has_items: bool,
-        outcomes: &mut VecDeque<ItemOutcome>,
-    ) -> Reading {
+    pub(crate) fn read(&self, waker: &Waker, has_items: bool, outcomes: &mut VecDeque<ItemEnded>) -> Reading {
         let mut board = self.lock();
         board.items.as_mut().expect("only a batch is read").give(outcomes);
         let has_room = has_items && board.conclusion.is_none() && board.progress.takes_items();
@@ -272,7 +317,7 @@ impl Run {
 
     /// Brings items, of which each is a message or a reason why it is none, and says whether they are all. The lanes begin
     /// them.
-    pub(crate) fn feed(&self, brought: Vec<Result<Arc<Value>, String>>, all: bool) {
+    pub(crate) fn feed(&self, brought: Vec<Result<Bytes, String>>, all: bool) {
         let mut board = self.lock();
         board.now = clock::now();
         let has_results = self.items_have_results();
@@ -283,7 +328,7 @@ impl Run {
             if has_results {
                 items.places.push_back(Place::UnderWay);
             }
-            items.bytes += item.as_ref().map_or(0, |value| value.len_bytes());
+            items.bytes += item.as_ref().map_or(0, Bytes::len);
             items.waiting.push_back(item);
         }
         items.all_read = all;
@@ -303,9 +348,9 @@ impl Run {
         }
         let index = items.read - items.waiting.len() as u64;
         match items.waiting.pop_front() {
-            Some(Ok(value)) => {
-                items.bytes -= value.len_bytes();
-                items.incoming = Some((value, index));
+            Some(Ok(bytes)) => {
+                items.bytes -= bytes.len();
+                items.come(message(bytes), index);
                 progress.item(actions);
                 self.perform(board);
             }
@@ -317,7 +362,7 @@ impl Run {
     }
 
     /// Says that no further item comes, once the last has begun.
-    fn end_items(&self, board: &mut Board) {
+    pub(super) fn end_items(&self, board: &mut Board) {
         let Board { progress, actions, items: Some(items), .. } = board else { return };
         if items.all_read && items.waiting.is_empty() && progress.takes_items() {
             progress.items_end(actions);
@@ -352,7 +397,7 @@ impl Run {
         items.start.progress.add_failed(index, &error);
         items.unread += 1;
         match items.start.on_item_error {
-            OnItemError::Continue => items.end(index, Some(Err(error))),
+            OnItemError::Continue => items.end(index, Some(Err(Box::new(error)))),
             OnItemError::Fail => {
                 items.end(index, None);
                 self.broken(board, error);
@@ -372,7 +417,7 @@ impl Run {
         };
         let items = board.items.as_mut().expect("only a batch has items");
         match (how, &error) {
-            (Ending::Done, _) => items.start.progress.add_done(),
+            (Ending::Done, _) => items.start.progress.add_done(1),
             (Ending::Failed { .. }, Some(error)) => items.start.progress.add_failed(index, error),
             (Ending::Failed { .. } | Ending::Stopped, _) => {}
         }
@@ -382,7 +427,7 @@ impl Run {
                 board.failures.retain(|failed| {
                     failed.item != Some(element.frame) || failed.failure.class() == FailureClass::Abort
                 });
-                Some(Err(error))
+                Some(Err(Box::new(error)))
             }
             (Some(_), OnItemError::Fail) => None,
             (None, _) => value.map(Ok),

@@ -10,7 +10,7 @@ use docket_graph::{Arity, Job, NodeId};
 use futures_util::future::{AbortHandle, AbortRegistration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Board, Ended, Hand, Run, Running, Turn};
+use super::{Board, Ended, Hand, RowInputs, Run, Running, Turn};
 use crate::clock;
 use crate::key::ElementKey;
 use crate::reuse::Seat;
@@ -29,6 +29,8 @@ pub(crate) enum Rank {
 pub(crate) struct Next<'a> {
     /// The attempt to begin; none is ready, if none.
     pub(crate) taken: Option<Taken<'a>>,
+    /// Instead of that the permits for the row of items that is in hand, and what attempts at them take.
+    pub(crate) row: Option<(Admitted<'a>, RowInputs)>,
     /// Whether the first lane is to spawn another.
     pub(crate) spawn: bool,
     /// Whether another lane is at an attempt that may make others ready at any moment.
@@ -101,9 +103,12 @@ impl Run {
             drop(board);
             had.into_iter().for_each(|had| self.give_up(had));
             reader.wake();
-            return Next { taken: None, spawn: false, soon: false, over: false, yields: true };
+            return Next { taken: None, row: None, spawn: false, soon: false, over: false, yields: true };
         }
-        let mut taken = self.take(&mut board).map(|turn| self.taken(&board, turn));
+        board.drop_stopped();
+        let row = if board.ready.is_empty() { self.lend(&mut board, hand, &mut had) } else { None };
+        let taken = if row.is_none() { self.take(&mut board) } else { None };
+        let mut taken = taken.map(|turn| self.taken(&board, turn));
         if let Some(taken) = &mut taken {
             taken.begun = self.admit_at_once(&mut board, taken.turn, &mut had);
             if taken.begun.is_some() {
@@ -113,12 +118,13 @@ impl Run {
         self.note_ready(&board);
         let (soon, over) = (board.begun > 0, board.conclusion.is_some());
         let help = self.help(&mut board, lane);
-        // Of items that are no messages something has come already.
-        let reader = board.call_reader(now);
+        // A lane that has nothing to do lets whoever reads the batch have its thread; one that has keeps it, and would only
+        // hold up a reader that is to run on it.
+        let reader = if taken.is_none() && row.is_none() { board.call_reader(now) } else { None };
         drop(board);
         reader.into_iter().for_each(Waker::wake);
         had.into_iter().for_each(|had| self.give_up(had));
-        Next { taken, spawn: self.call(help), soon, over, yields: false }
+        Next { taken, row, spawn: self.call(help), soon, over, yields: false }
     }
 
     /// Notes that a lane is about to wait until it is called or one of its attempts ends. Returns
@@ -214,7 +220,7 @@ impl Run {
         registration
     }
 
-    fn set_aside(&self, board: &mut Board, turn: Turn) -> Option<AbortRegistration> {
+    pub(super) fn set_aside(&self, board: &mut Board, turn: Turn) -> Option<AbortRegistration> {
         let Board { frames, begun, .. } = board;
         let node = frames.node_mut(self.plan(), turn.job)?;
         if !matches!(node.running, Running::Begun { stop: false }) {
@@ -248,12 +254,22 @@ impl Run {
         if !turn.delay.is_zero() || code.keep.is_some() || code.gate.is_some() {
             return None;
         }
-        let node = turn.job.node;
+        let admitted = self.admit(turn.job.node, had, board.now)?;
+        self.began(board, turn);
+        Some(admitted)
+    }
+
+    /// Returns what an attempt at a node needs that begins now, if it is there at once: what one before it had, or else
+    /// permits.
+    pub(super) fn admit<'a>(
+        &'a self,
+        node: NodeId,
+        had: &mut Option<Admitted<'a>>,
+        now: Instant,
+    ) -> Option<Admitted<'a>> {
         let resting = self.resting(node);
         match had.take() {
-            Some(had) if self.may_have(node, &had) => {
-                return Some(Admitted { node, at: self.began(board, turn), ..had });
-            }
+            Some(had) if self.may_have(node, &had) => return Some(Admitted { node, at: now, ..had }),
             // Now, for what it holds may be what is wanted.
             had => had.into_iter().for_each(|had| self.give_up(had)),
         }
@@ -262,7 +278,7 @@ impl Run {
             None => None,
         };
         let seat = self.home.instances.seat_at_once(resting)?;
-        Some(Admitted { _gate: None, _share: share, seat, node, at: self.began(board, turn) })
+        Some(Admitted { _gate: None, _share: share, seat, node, at: now })
     }
 
     /// Returns whether an attempt at a node may have what one that has ended had: its permits, and its instance where that
