@@ -314,6 +314,24 @@ async fn an_item_that_waits_holds_up_none_that_its_lane_has_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_has_the_same_key_in_a_row_and_over_the_board() {
+    let keys = async |host: &Host| {
+        let id = ExecutionId::parse("keys").unwrap();
+        let request = BatchRequest::new(Request::for_message::<UserProfile>().execution_id(id));
+        let (outcomes, _) = carried_out(host, request, told((0..200).map(|n| n.to_string()))).await;
+        let key =
+            |item: &ItemOutcome| name(item.result.as_ref().unwrap()).split(' ').next().unwrap().to_owned();
+        outcomes.iter().map(key).collect::<Vec<_>>()
+    };
+    // Who has an observer, who is told of each attempt, has no rows.
+    let over_the_board = keys(&Setup::new(&["obey"]).host().await).await;
+    let in_rows = keys(&host(&["obey"]).await).await;
+    assert_eq!(in_rows, over_the_board);
+    let distinct: std::collections::BTreeSet<_> = in_rows.iter().collect();
+    assert_eq!(distinct.len(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_goes_on_while_its_lane_has_other_work() {
     let step = StepOptions { timeout: Some(Duration::from_millis(500)), ..StepOptions::default() };
     let steps = [("FetchProfile".to_owned(), step)].into();
