@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use docket_graph::{OnItemError, Port, default_items};
+use docket_graph::{OnItemError, Port, PortId, default_items};
 use futures_util::FutureExt as _;
 use futures_util::stream::{FusedStream, Stream, StreamExt as _};
 use tokio::sync::oneshot;
@@ -135,6 +135,8 @@ pub struct Batch {
 struct ItemForm {
     home: Arc<Home>,
     port: Port,
+    /// The same, as the host's modules have it.
+    known: PortId,
     /// Whether messages go on in canonical form.
     keeps: bool,
 }
@@ -207,7 +209,7 @@ impl Shared {
         let now = clock::wall_millis();
         let progress = BatchProgress::default();
         let id = execution_id.unwrap_or_else(|| ExecutionId::at(now));
-        let form = ItemForm { home: Arc::clone(&self.home), port: port.clone(), keeps: prepared.keeps };
+        let form = ItemForm::new(Arc::clone(&self.home), port.clone(), prepared.keeps);
         let seen = prepared.keeps.then(Arc::<Seen>::default);
         let cancelled = CancellationToken::new();
         let width = max_concurrency.get();
@@ -300,18 +302,16 @@ impl Batch {
                     let begun = std::task::ready!(begun.poll_unpin(context));
                     self.begun(begun.ok());
                 }
-                Phase::Running(run, _) => {
-                    let run = Arc::clone(run);
-                    return self.poll_run(&run, context);
-                }
+                Phase::Running(..) => return self.poll_run(context),
                 Phase::Broken(_) => return Poll::Ready(None),
                 Phase::Gone => unreachable!("no phase is left without the next"),
             }
         }
     }
 
-    fn poll_run(&mut self, run: &Arc<Run>, context: &mut Context<'_>) -> Poll<Option<ItemOutcome>> {
-        let Self { items, outcomes, most, progress, held, form, seen, .. } = self;
+    fn poll_run(&mut self, context: &mut Context<'_>) -> Poll<Option<ItemOutcome>> {
+        let Self { items, outcomes, most, progress, held, form, seen, phase, .. } = self;
+        let Phase::Running(run, _) = phase else { unreachable!("called in this phase") };
         let mut has_items = !items.is_terminated();
         loop {
             // Outcomes are handed out without a look at the run, until a quarter of the places can be filled again.
@@ -414,7 +414,8 @@ impl Batch {
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Gone), link) {
             (Phase::Beginning(_, driver), Some(run)) => {
                 // A batch that is gone on with has the modules that it began with.
-                self.form.home = Arc::clone(&run.home);
+                let port = self.form.port.clone();
+                self.form = ItemForm::new(Arc::clone(&run.home), port, self.form.keeps);
                 Phase::Running(run, driver)
             }
             (Phase::Beginning(_, driver), None) => Phase::Broken(driver),
@@ -452,10 +453,14 @@ fn read(
 }
 
 impl ItemForm {
+    fn new(home: Arc<Home>, port: Port, keeps: bool) -> Self {
+        let known = home.generation.graph().find_port(&port).expect("the plan knows the port of the items");
+        Self { home, port, known, keeps }
+    }
+
     /// Returns the message of an item as it goes on, or what is wrong with it.
     fn check(&self, bytes: Bytes) -> Result<Bytes, String> {
-        let graph = self.home.generation.graph();
-        let schema = graph.schema(graph.find_port(&self.port).expect("the plan knows the port of the items"));
+        let schema = self.home.generation.graph().schema(self.known);
         if !self.keeps {
             return match schema.check(&bytes) {
                 Ok(()) => Ok(bytes),

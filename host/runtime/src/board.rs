@@ -444,7 +444,7 @@ impl Run {
                 Action::Open(element) => {
                     let Board { frames, items, .. } = &mut *board;
                     let item = || items.as_mut().expect("only a batch has items").take_incoming();
-                    frames.open(&self.prepared, &self.key, element, item);
+                    frames.open(&self.prepared, element, item);
                 }
                 Action::Start { job, attempt, delay } => {
                     if attempt > 1 {

@@ -409,11 +409,12 @@ async fn carry_row<'a>(
     let mut begun = Some(admitted);
     while let (Some(admitted), Some((node, item))) = (&mut begun, run.next_in_row(hand, now)) {
         admitted.at = now;
+        inputs.put(item);
         let called = {
-            let mut attempt = pin!(first_attempt(run, node, &item, inputs.of(&item), &mut begun));
+            let mut attempt = pin!(first_attempt(run, node, &inputs, &mut begun));
             match poll_fn(|context| Poll::Ready(attempt.as_mut().poll(context))).await {
                 Poll::Ready(called) => Ok(called),
-                Poll::Pending => match run.waits_in_row(hand) {
+                Poll::Pending => match run.waits_in_row(hand, &inputs, now) {
                     Some((turn, Some(stop))) => {
                         set_aside().await;
                         Err(InRow::Waited(turn, Abortable::new(attempt, stop).await.ok()))
@@ -431,8 +432,10 @@ async fn carry_row<'a>(
                 return end;
             }
         };
-        now = called.ended;
-        if !hand.ended_in_row(called) || !begun.as_ref().is_some_and(|had| run.may_go_on(node, had)) {
+        let began = std::mem::replace(&mut now, called.ended);
+        if !hand.ended_in_row(called, &inputs, began)
+            || !begun.as_ref().is_some_and(|had| run.may_go_on(node, had))
+        {
             break;
         }
     }

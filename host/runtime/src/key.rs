@@ -36,6 +36,10 @@ use crate::value::{Payload, Value};
 /// Changes whenever keys are made in another way.
 const FORMAT: u32 = 1;
 
+/// The most bytes of an element that are part of a key themselves. 110: two blocks of SHA-256 with what is beside them, as many
+/// as its hash would take with what it is made of; a longer element is hashed once for all steps.
+const LONGEST_PART: usize = 110;
+
 /// The key of one piece of work, and what it is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkKey {
@@ -275,47 +279,90 @@ impl RunKey {
         Self(hash)
     }
 
-    /// Begins the keys of what is done for one element.
-    pub(crate) fn of_element(&self, element: &Payload) -> Self {
-        let mut hash = self.0.clone();
-        frame(&mut hash, b"element");
-        frame(&mut hash, element.digest());
-        Self(hash)
-    }
-
-    /// Returns the key of one step's work. What it takes follows from the execution's inputs.
-    pub(crate) fn of_step(&self, identity: &[u8; 32]) -> [u8; 32] {
-        self.0.clone().chain_update(identity).finalize().into()
-    }
-
-    /// Returns the key of one step's work where what it takes follows from the items of a batch, which are not among the
-    /// execution's inputs.
-    pub(crate) fn of_step_on(&self, identity: &[u8; 32], inputs: &[(Arc<Value>, Arity)]) -> [u8; 32] {
+    /// Returns the key of one step's work. What it takes follows from the execution's inputs, or else from these, which do not.
+    pub(crate) fn of_step(&self, identity: &[u8; 32], on: &[(Arc<Value>, Arity)]) -> [u8; 32] {
         let mut hash = self.0.clone().chain_update(identity);
-        for (value, _) in inputs {
-            frame(&mut hash, &(value.payloads().len() as u64).to_le_bytes());
-            value.payloads().iter().for_each(|payload| frame(&mut hash, payload.digest()));
-        }
+        add_inputs(&mut hash, on);
+        hash.finalize().into()
+    }
+
+    /// Begins the keys of one step's work for elements.
+    pub(crate) fn of_elements(&self, identity: &[u8; 32]) -> ElementsKey {
+        // A block of its own, which is hashed once for many elements.
+        let step = self.of_step(identity, &[]);
+        ElementsKey(Sha256::new().chain_update(step).chain_update([0; 32]))
+    }
+}
+
+fn add_inputs(hash: &mut Sha256, inputs: &[(Arc<Value>, Arity)]) {
+    for (value, _) in inputs {
+        frame(hash, &(value.payloads().len() as u64).to_le_bytes());
+        value.payloads().iter().for_each(|payload| frame(hash, payload.digest()));
+    }
+}
+
+/// What the keys of one step's work for elements have in common, in one execution.
+pub(crate) struct ElementsKey(Sha256);
+
+impl ElementsKey {
+    /// Returns the key of the step's work for one element. What it takes follows from that and the execution's inputs, or else
+    /// from these.
+    pub(crate) fn of(&self, element: ElementPart<'_>, on: &[(Arc<Value>, Arity)]) -> [u8; 32] {
+        let mut hash = self.0.clone();
+        element.add_to(&mut hash);
+        add_inputs(&mut hash, on);
         hash.finalize().into()
     }
 }
 
-/// What the key of an element's work begins with: made by whoever needs it, and not where elements are opened.
+/// What tells an element from all others, in keys.
+#[derive(Clone, Copy)]
+pub(crate) struct ElementPart<'a> {
+    /// The [digest](ElementPart::digest) of the element around it; none where it is an element of what runs once.
+    pub(crate) around: Option<&'a [u8; 32]>,
+    pub(crate) element: &'a Payload,
+}
+
+impl ElementPart<'_> {
+    fn add_to(self, hash: &mut Sha256) {
+        let bytes = self.element.bytes();
+        let is_long = bytes.len() > LONGEST_PART;
+        hash.update([u8::from(self.around.is_some()) | u8::from(is_long) << 1]);
+        if let Some(around) = self.around {
+            hash.update(around);
+        }
+        if is_long { frame(hash, self.element.digest()) } else { frame(hash, bytes) }
+    }
+
+    /// Returns what stands for the element in the keys of those within it.
+    fn digest(self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        self.add_to(&mut hash);
+        hash.finalize().into()
+    }
+}
+
+/// An element, as keys are made of it: by whoever needs one, and not where elements are opened.
 pub(crate) struct ElementKey {
-    /// What the keys of the frame around it begin with; none where those of the run do.
-    around: Option<Arc<RunKey>>,
+    around: Option<Arc<[u8; 32]>>,
     element: Arc<Value>,
 }
 
 impl ElementKey {
-    pub(crate) fn new(around: Option<Arc<RunKey>>, element: Arc<Value>) -> Self {
+    /// Returns an element, given the [digest](ElementKey::digest) of the one around it.
+    pub(crate) fn new(around: Option<Arc<[u8; 32]>>, element: Arc<Value>) -> Self {
         Self { around, element }
     }
 
-    /// Returns what the keys of the element begin with, in a run whose own begin like this.
-    pub(crate) fn made(&self, run: &RunKey) -> RunKey {
+    /// Returns what is hashed.
+    pub(crate) fn part(&self) -> ElementPart<'_> {
         let [element] = self.element.payloads() else { unreachable!("an element is one message") };
-        self.around.as_deref().unwrap_or(run).of_element(element)
+        ElementPart { around: self.around.as_deref(), element }
+    }
+
+    /// Returns what stands for the element in the keys of those within it.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.part().digest()
     }
 }
 
@@ -460,7 +507,7 @@ mod tests {
         for part in [(|payload| payload.bytes()) as fn(&Payload) -> &[u8], |payload| payload.digest()] {
             let key = |(id, given): &(&str, Vec<Value>)| {
                 let id = ExecutionId::parse(id).unwrap();
-                RunKey::begun(Sha256::new(), &id, given.iter(), part).of_step(&[0; 32])
+                RunKey::begun(Sha256::new(), &id, given.iter(), part).of_step(&[0; 32], &[])
             };
             let keys: std::collections::BTreeSet<_> = executions.iter().map(key).collect();
             assert_eq!(keys.len(), executions.len());
@@ -469,22 +516,51 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_an_element_follows_from_the_elements_around_it_whenever_it_is_made() {
-        let run = RunKey(Sha256::new());
-        let element = |around, text: &'static str| ElementKey::new(around, Arc::new(Value::one(text)));
-        let within = |around, text| {
-            let around = Arc::new(element(None, around).made(&run));
-            element(Some(around), text).made(&run).of_step(&[0; 32])
+    fn the_key_of_an_element_is_that_of_no_other_step_element_or_place() {
+        let key = |run: &str, step: u8, path: &[&[u8]], on: &[&[u8]]| {
+            let run = RunKey(Sha256::new().chain_update(run));
+            let element = |bytes: &[u8]| Arc::new(Value::one(bytes.to_vec()));
+            let within = |around: Option<ElementKey>, bytes: &&[u8]| {
+                Some(ElementKey::new(around.map(|around| Arc::new(around.digest())), element(bytes)))
+            };
+            let on: Vec<_> = on.iter().map(|bytes| (element(bytes), Arity::One)).collect();
+            match path.iter().fold(None, within) {
+                Some(path) => run.of_elements(&[step; 32]).of(path.part(), &on),
+                None => run.of_step(&[step; 32], &on),
+            }
         };
-        let [a, b] = ["a", "b"].map(Payload::new);
-        assert_eq!(within("a", "b"), run.of_element(&a).of_element(&b).of_step(&[0; 32]));
-        let others = [
-            within("b", "a"),
-            within("a", "a"),
-            within("b", "b"),
-            element(None, "b").made(&run).of_step(&[0; 32]),
+        let (longest, longer, other) = (&[b'x'; 110][..], &[b'x'; 111][..], &[b'y'; 111][..]);
+        let hash = Sha256::digest(longer);
+        /// Of a run, a step, an element with those around it, and what else it takes.
+        type Case<'a> = (&'a str, u8, &'a [&'a [u8]], &'a [&'a [u8]]);
+        let cases: [Case<'_>; 22] = [
+            ("run", 0, &[], &[]),
+            ("run", 1, &[], &[]),
+            ("run", 0, &[], &[b"a"]),
+            ("run", 0, &[b""], &[]),
+            ("run", 0, &[b"a"], &[]),
+            ("other", 0, &[b"a"], &[]),
+            ("run", 1, &[b"a"], &[]),
+            ("run", 0, &[b"b"], &[]),
+            ("run", 0, &[b"a"], &[b"a"]),
+            ("run", 0, &[b"a"], &[b"b"]),
+            ("run", 0, &[b"a"], &[b"a", b"b"]),
+            ("run", 0, &[b"a", b"b"], &[]),
+            ("run", 0, &[b"b", b"a"], &[]),
+            ("run", 0, &[b"a", b"a"], &[]),
+            ("run", 0, &[b"", b"a"], &[]),
+            ("run", 0, &[b"a", b"b", b"c"], &[]),
+            ("run", 0, &[b"b", b"a", b"c"], &[]),
+            ("run", 0, &[longest], &[]),
+            ("run", 0, &[longer], &[]),
+            ("run", 0, &[other], &[]),
+            ("run", 0, &[&hash], &[]),
+            ("run", 0, &[longer, longer], &[]),
         ];
-        assert!(!others.contains(&within("a", "b")));
+        let of = |(run, step, path, on): &Case<'_>| key(run, *step, path, on);
+        let keys: std::collections::BTreeSet<_> = cases.iter().map(of).collect();
+        assert_eq!(keys.len(), cases.len());
+        assert!(cases.iter().all(|case| of(case) == of(case)));
     }
 
     #[test]

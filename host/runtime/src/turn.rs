@@ -2,7 +2,7 @@
 //! attempt it and keep what comes of it. Never decides what comes next.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use docket_store::{self as store, Kind, Left, Look, StoreError, StoreErrorKind, 
 use futures_util::FutureExt as _;
 
 use crate::attempt::attempt;
-use crate::board::{Admitted, Run, Taken, Turn};
+use crate::board::{Admitted, RowInputs, Run, Taken, Turn};
 use crate::call::{Called, Origin, Usage};
 use crate::clock;
 use crate::failure::{StepFailure, said_by};
@@ -19,7 +19,7 @@ use crate::flight::{Landing, Lead, Role, landed};
 use crate::generation::{Keep, StepCode};
 use crate::held::Beginning;
 use crate::keep::{Hold, Keeping};
-use crate::key::{self, ElementKey, Parts, WorkKey};
+use crate::key::{self, ElementKey, ElementPart, Parts, WorkKey};
 use crate::options::OnStoreError;
 use crate::stored;
 use crate::value::Value;
@@ -39,12 +39,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(3);
 /// # Cancel safety
 /// A dropped turn stops what it has begun and gives back what it holds.
 pub(crate) async fn turn<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called {
-    // A panic in the host's part of one turn must not take other executions down.
-    let carried = pin!(carry_out(run, taken));
-    match AssertUnwindSafe(carried).catch_unwind().await {
-        Ok(called) => called,
-        Err(panic) => failed(StepFailure::Internal(said_by(&*panic))),
-    }
+    unless_it_panics(pin!(carry_out(run, taken))).await
 }
 
 /// Makes the first attempt for an item of a batch that has no frame so far: one that keeps nothing, and whose permits are
@@ -55,17 +50,21 @@ pub(crate) async fn turn<'a>(run: &'a Arc<Run>, taken: &mut Taken<'a>) -> Called
 pub(crate) async fn first_attempt<'a>(
     run: &'a Arc<Run>,
     node: NodeId,
-    item: &Arc<Value>,
-    inputs: &[(Arc<Value>, Arity)],
+    inputs: &RowInputs,
     begun: &mut Option<Admitted<'a>>,
 ) -> Called {
     // Nobody is told of it, so it matters to nobody that it is not the job of a frame.
     let turn = Turn { job: Job::once(node), attempt: 1, delay: Duration::ZERO };
     let carried = pin!(async {
-        let element = ElementKey::new(None, Arc::clone(item));
-        let key = key_of(run, turn, run.code(node), Some(&element), inputs);
-        attempt(run, turn, key, inputs, begun).await
+        let element = ElementPart { around: None, element: inputs.item() };
+        let key = inputs.key.of(element, on(run, node, &inputs.values));
+        attempt(run, turn, key, &inputs.values, begun).await
     });
+    unless_it_panics(carried).await
+}
+
+/// A panic in the host's part of one turn must not take other executions down.
+async fn unless_it_panics(carried: Pin<&mut impl Future<Output = Called>>) -> Called {
     match AssertUnwindSafe(carried).catch_unwind().await {
         Ok(called) => called,
         Err(panic) => failed(StepFailure::Internal(said_by(&*panic))),
@@ -99,12 +98,16 @@ fn key_of(
     element: Option<&ElementKey>,
     inputs: &[(Arc<Value>, Arity)],
 ) -> [u8; 32] {
-    let element = element.map(|element| element.made(&run.key));
-    let key = element.as_ref().unwrap_or(&run.key);
-    match run.is_by_inputs(turn.job.node) {
-        true => key.of_step_on(&code.identity, inputs),
-        false => key.of_step(&code.identity),
+    let on = on(run, turn.job.node, inputs);
+    match element {
+        Some(element) => run.key.of_elements(&code.identity).of(element.part(), on),
+        None => run.key.of_step(&code.identity, on),
     }
+}
+
+/// Returns what of the inputs is part of such a key.
+fn on<'a>(run: &Run, node: NodeId, inputs: &'a [(Arc<Value>, Arity)]) -> &'a [(Arc<Value>, Arity)] {
+    if run.is_by_inputs(node) { inputs } else { &[] }
 }
 
 /// Brings the kept result of a step: found, waited for, or made.

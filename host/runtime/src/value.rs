@@ -6,11 +6,9 @@ use bytes::Bytes;
 use docket_graph::Arity;
 use sha2::{Digest as _, Sha256};
 
-/// One encoded protobuf message. Cheap to clone: all clones share the bytes and their digest.
+/// One encoded protobuf message. Cheap to clone: all clones share the bytes, and have the digest where it is known.
 #[derive(Clone)]
-pub struct Payload(Arc<Inner>);
-
-struct Inner {
+pub struct Payload {
     bytes: Bytes,
     digest: OnceLock<[u8; 32]>,
 }
@@ -18,23 +16,23 @@ struct Inner {
 impl Payload {
     /// Returns a payload of these bytes.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self(Arc::new(Inner { bytes: bytes.into(), digest: OnceLock::new() }))
+        Self { bytes: bytes.into(), digest: OnceLock::new() }
     }
 
     /// Returns the encoded message.
     pub fn bytes(&self) -> &Bytes {
-        &self.0.bytes
+        &self.bytes
     }
 
     /// Returns the SHA-256 of the bytes, computed at the first call.
     pub fn digest(&self) -> &[u8; 32] {
-        self.0.digest.get_or_init(|| Sha256::digest(&self.0.bytes).into())
+        self.digest.get_or_init(|| Sha256::digest(&self.bytes).into())
     }
 }
 
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Payload({} bytes)", self.0.bytes.len())
+        write!(f, "Payload({} bytes)", self.bytes.len())
     }
 }
 
@@ -56,6 +54,15 @@ impl Value {
     /// Returns a value of many messages.
     pub fn many<B: Into<Bytes>>(items: impl IntoIterator<Item = B>) -> Self {
         Value::Many(items.into_iter().map(Payload::new).collect())
+    }
+
+    /// Puts a value of one message into a place: into the memory of the value that is there, where nobody else has that.
+    pub(crate) fn put(place: &mut Arc<Self>, bytes: Bytes) {
+        let value = Value::one(bytes);
+        match Arc::get_mut(place) {
+            Some(before) => *before = value,
+            None => *place = Arc::new(value),
+        }
     }
 
     /// Returns whether this is one message or a list.
@@ -102,14 +109,31 @@ mod tests {
     }
 
     #[test]
-    fn clones_share_bytes_and_digest() {
-        let payload = Payload::new("abc");
-        let clone = payload.clone();
-        assert!(std::ptr::eq(payload.digest(), clone.digest()));
-        assert!(std::ptr::eq(payload.bytes(), clone.bytes()));
+    fn clones_share_bytes_and_know_the_digest() {
+        let payload = Payload::new(vec![b'a', b'b', b'c']);
+        let before = payload.clone();
         let abc = "Digest(ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad)";
         assert_eq!(format!("{:?}", crate::digest::Digest::of(b"abc")), abc);
         assert_eq!(payload.digest(), crate::digest::Digest::of(b"abc").as_bytes());
+        let after = payload.clone();
+        assert!(before.digest.get().is_none() && after.digest.get() == Some(payload.digest()));
+        assert_eq!(before.digest(), payload.digest());
+        assert!([before, after].iter().all(|clone| clone.bytes().as_ptr() == payload.bytes().as_ptr()));
         assert_eq!(format!("{payload:?}"), "Payload(3 bytes)", "contents stay out of logs");
+    }
+
+    #[test]
+    fn a_value_is_put_into_the_memory_of_one_that_nobody_has() {
+        let mut place = Arc::new(Value::many(["a", "b"]));
+        let address = Arc::as_ptr(&place);
+        place.payloads()[0].digest();
+        Value::put(&mut place, Bytes::from("c"));
+        assert_eq!(Arc::as_ptr(&place), address);
+        let kept = Arc::clone(&place);
+        Value::put(&mut place, Bytes::from("d"));
+        for (value, message) in [(kept, "c"), (place, "d")] {
+            assert_eq!((value.arity(), &value.payloads()[0].bytes()[..]), (Arity::One, message.as_bytes()));
+            assert_eq!(value.payloads()[0].digest(), Payload::new(message).digest());
+        }
     }
 }

@@ -9,7 +9,7 @@ use docket_graph::{
 
 use super::Node;
 use crate::generation::Prepared;
-use crate::key::{ElementKey, RunKey};
+use crate::key::ElementKey;
 use crate::value::{Payload, Value};
 
 /// All frames under way.
@@ -31,10 +31,10 @@ pub(super) struct Frame {
     place: Option<(FrameId, u64)>,
     /// The element itself; none for what runs once.
     element: Option<Arc<Value>>,
-    /// What the keys of the frame around it begin with, where results are not kept; none where they begin as the run does.
-    around_key: Option<Arc<RunKey>>,
-    /// What its own begin with; made for the first element within it.
-    key: Option<Arc<RunKey>>,
+    /// What stands for the element around it in keys; none where what runs once is around it.
+    around_key: Option<Arc<[u8; 32]>>,
+    /// What stands for its own; made for the first element within it.
+    key: Option<Arc<[u8; 32]>>,
     /// In the order of the plan.
     pub(super) nodes: Vec<Node>,
     /// What was gathered of elements within.
@@ -94,7 +94,6 @@ impl Frames {
     pub(super) fn open(
         &mut self,
         Prepared { plan, uses, .. }: &Prepared,
-        once: &RunKey,
         element: Element,
         item: impl FnOnce() -> (Arc<Value>, u64),
     ) {
@@ -113,7 +112,7 @@ impl Frames {
             }
         };
         let mut opened = Frame::new(plan, frame, dimension, uses, nodes);
-        opened.around_key = around.key(once);
+        opened.around_key = around.key();
         opened.place = Some((parent, place));
         opened.element = Some(value);
         if self.slots.len() <= frame.slot() {
@@ -326,10 +325,10 @@ impl Frame {
         Self { id, dimension, place: None, element: None, around_key, key, nodes, gathered, failed, results }
     }
 
-    /// Returns what the keys of elements within begin with; none where they begin as the run does.
-    fn key(&mut self, once: &RunKey) -> Option<Arc<RunKey>> {
+    /// Returns what stands for its element in the keys of those within; none for what runs once.
+    fn key(&mut self) -> Option<Arc<[u8; 32]>> {
         if self.key.is_none() {
-            self.key = self.element_key().map(|element| Arc::new(element.made(once)));
+            self.key = self.element_key().map(|element| Arc::new(element.digest()));
         }
         self.key.clone()
     }

@@ -17,7 +17,8 @@ use super::lanes::Inputs;
 use super::{Admitted, Board, Hand, Run, Running, Turn};
 use crate::call::Called;
 use crate::clock;
-use crate::value::Value;
+use crate::key::ElementsKey;
+use crate::value::{Payload, Value};
 
 /// The most items in a row. 32: the board is then next to nothing of the quickest steps.
 const MOST: usize = 32;
@@ -29,7 +30,7 @@ pub(crate) struct Row {
     first: (u64, u64),
     /// The results of those that are done.
     done: Vec<Arc<Value>>,
-    /// The one after them, if its attempt has begun.
+    /// The one after them, if its attempt has begun and has not given one.
     under_way: Option<UnderWay>,
     /// What has not begun.
     waiting: VecDeque<Bytes>,
@@ -37,42 +38,52 @@ pub(crate) struct Row {
     since: (Instant, usize),
 }
 
+/// The attempt at an item of a row that has not given a result.
 struct UnderWay {
     item: Arc<Value>,
     began: Instant,
-    /// How the attempt has ended, where not with a result.
+    /// How it has ended, if it has.
     failed: Option<Called>,
 }
 
 /// What the attempts at the items of a row take: the same for all but the item itself.
 pub(crate) struct RowInputs {
-    inputs: Inputs,
-    /// Which of them are the item.
-    items: Vec<usize>,
+    pub(crate) values: Inputs,
+    /// Which of them is the item.
+    at: usize,
+    pub(crate) key: ElementsKey,
 }
 
 impl RowInputs {
-    /// Returns what the attempt at this item takes.
-    pub(crate) fn of(&mut self, item: &Arc<Value>) -> &Inputs {
-        for at in &self.items {
-            self.inputs[*at].0 = Arc::clone(item);
-        }
-        &self.inputs
+    /// Puts an item in the place of the one before it, and into the same memory where nobody else has that.
+    pub(crate) fn put(&mut self, bytes: Bytes) {
+        Value::put(&mut self.values[self.at].0, bytes);
+    }
+
+    /// Returns the item.
+    pub(crate) fn item(&self) -> &Payload {
+        let [item] = self.value().payloads() else { unreachable!("an item is one message") };
+        item
+    }
+
+    fn value(&self) -> &Arc<Value> {
+        &self.values[self.at].0
     }
 }
 
 impl Hand<'_> {
-    /// Notes how the attempt under way in the row has ended. Returns whether others may follow: where there is a result.
-    pub(crate) fn ended_in_row(&mut self, called: Called) -> bool {
+    /// Notes how the attempt at this item has ended, which began at this moment. Returns whether others may follow: where there
+    /// is a result.
+    pub(crate) fn ended_in_row(&mut self, called: Called, inputs: &RowInputs, began: Instant) -> bool {
         let Some(row) = &mut self.row else { return false };
         match called.result {
             Ok(value) => {
-                row.under_way = None;
                 row.done.push(value);
                 true
             }
             Err(_) => {
-                row.under_way.as_mut().expect("it has begun").failed = Some(called);
+                let item = Arc::clone(inputs.value());
+                row.under_way = Some(UnderWay { item, began, failed: Some(called) });
                 false
             }
         }
@@ -82,15 +93,13 @@ impl Hand<'_> {
 impl Run {
     /// Returns the next item of the row in hand, whose attempt begins now, and at which node that is. None where there is
     /// none, something was stopped meanwhile, or the row takes longer than was expected.
-    pub(crate) fn next_in_row(&self, hand: &mut Hand<'_>, now: Instant) -> Option<(NodeId, Arc<Value>)> {
+    pub(crate) fn next_in_row(&self, hand: &mut Hand<'_>, now: Instant) -> Option<(NodeId, Bytes)> {
         let row = hand.row.as_mut()?;
         let (since, stops) = row.since;
         if self.stops.load(Ordering::Relaxed) != stops || now.duration_since(since) > LONGEST * 2 {
             return None;
         }
-        let item = message(row.waiting.pop_front()?);
-        row.under_way = Some(UnderWay { item: Arc::clone(&item), began: now, failed: None });
-        Some((row.node, item))
+        Some((row.node, row.waiting.pop_front()?))
     }
 
     /// Lends a lane the next items, where they may be carried out without the board and it gets the permits for that at
@@ -131,10 +140,11 @@ impl Run {
         let plan = self.plan();
         let step = self.home.generation.graph().step(plan.step(node));
         let arities = step.inputs.iter().map(|(_, arity)| *arity);
-        let inputs = board.frames.inputs_of_items(plan, node, arities, &self.given);
-        let is_item = |(_, input): &(usize, &Input)| input.take == Take::Element;
-        let items = plan.inputs(node).iter().enumerate().filter(is_item).map(|(at, _)| at).collect();
-        RowInputs { inputs, items }
+        let values = board.frames.inputs_of_items(plan, node, arities, &self.given);
+        let is_item = |input: &Input| input.take == Take::Element;
+        let at = plan.inputs(node).iter().position(is_item).expect("what runs for each item takes it");
+        let key = self.key.of_elements(&self.code(node).identity);
+        RowInputs { values, at, key }
     }
 
     /// Returns whether the next attempt in a row may have what one has had.
@@ -150,12 +160,19 @@ impl Run {
         self.call_all(board);
     }
 
-    /// Notes that the attempt under way in a row waits: its item is one like any other now. Returns its turn, with the
-    /// registration by which it is stopped, or none if it is to stop already. What else is in hand goes back.
-    pub(crate) fn waits_in_row(&self, hand: &mut Hand<'_>) -> Option<(Turn, Option<AbortRegistration>)> {
+    /// Notes that the attempt at this item of a row waits, which began at this moment: the item is one like any other now.
+    /// Returns its turn, with the registration by which it is stopped, or none if it is to stop already. What else is in
+    /// hand goes back.
+    pub(crate) fn waits_in_row(
+        &self,
+        hand: &mut Hand<'_>,
+        inputs: &RowInputs,
+        began: Instant,
+    ) -> Option<(Turn, Option<AbortRegistration>)> {
         let mut board = self.lock();
         board.now = clock::now();
-        let row = hand.row.take().expect("an attempt of a row waits");
+        let mut row = hand.row.take().expect("an attempt of a row waits");
+        row.under_way = Some(UnderWay { item: Arc::clone(inputs.value()), began, failed: None });
         if let Some(items) = &mut board.items {
             // They would all be lent and given back.
             items.row = 1;

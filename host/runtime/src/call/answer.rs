@@ -121,18 +121,21 @@ fn checked(
 /// # Errors
 /// The first message that is not what the schema says.
 pub(crate) fn canonical(value: Value, schema: &Schema) -> Result<Value, AnswerFault> {
-    let many = value.arity() == Arity::Many;
-    let one = |(index, payload): (usize, &Payload)| match schema.canonical(payload.bytes()) {
-        Ok(Cow::Borrowed(_)) => Ok(payload.clone()),
+    let one = |(index, payload): (Option<usize>, Payload)| match schema.canonical(payload.bytes()) {
+        Ok(Cow::Borrowed(_)) => Ok(payload),
         Ok(Cow::Owned(bytes)) => Ok(Payload::new(bytes)),
-        Err(fault) => Err(fault_at(many.then_some(index), schema, fault)),
+        Err(fault) => Err(fault_at(index, schema, fault)),
     };
-    let payloads = value.payloads().iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
-    Ok(match <[Payload; 1]>::try_from(payloads) {
-        Ok([payload]) if !many => Value::One(payload),
-        Ok(payloads) => Value::Many(payloads.into()),
-        Err(payloads) => Value::Many(payloads),
-    })
+    match value {
+        Value::One(payload) => one((None, payload)).map(Value::One),
+        Value::Many(payloads) => {
+            let payloads = payloads.into_iter().enumerate();
+            payloads
+                .map(|(index, payload)| one((Some(index), payload)))
+                .collect::<Result<_, _>>()
+                .map(Value::Many)
+        }
+    }
 }
 
 fn fault_at(index: Option<usize>, schema: &Schema, fault: docket_graph::WireFault) -> AnswerFault {
