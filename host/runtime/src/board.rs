@@ -14,7 +14,7 @@ mod row;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use crate::generation::{Generation, Prepared, StepCode};
 use crate::guest_log::{Lines, Stream, Writer};
 use crate::held::ExecutionRecord;
 use crate::keep::Keeping;
-use crate::key::RunKey;
+use crate::key::{ElementsKey, RunKey};
 use crate::observer::{Event, Observer};
 use crate::options::Instance;
 use crate::report::{AttemptReport, ElementCounts, MissedElement, StepOutcome};
@@ -61,6 +61,8 @@ pub(crate) struct Run {
     given: Vec<Arc<Value>>,
     /// What the keys of its work begin with, where results are not kept.
     pub(crate) key: RunKey,
+    /// The same for elements, by the node: made for the first element of each.
+    element_keys: OnceLock<Box<[OnceLock<ElementsKey>]>>,
     pub(crate) started_at_ms: u64,
     pub(crate) started: Instant,
     pub(crate) limit: Option<Duration>,
@@ -300,6 +302,7 @@ impl Run {
             prepared,
             given,
             key,
+            element_keys: OnceLock::new(),
             started_at_ms,
             started,
             limit,
@@ -362,6 +365,13 @@ impl Run {
     /// Returns whether it is to be said that a step waits for another process: once, however many do.
     pub(crate) fn tells_of_wait(&self) -> bool {
         !self.told_of_wait.swap(true, Ordering::Relaxed)
+    }
+
+    /// Returns what the keys of a node's work for elements begin with, where its results are not kept.
+    pub(crate) fn elements_key(&self, node: NodeId) -> &ElementsKey {
+        let nodes = || (0..self.plan().len()).map(|_| OnceLock::new()).collect();
+        let key = &self.element_keys.get_or_init(nodes)[node.index()];
+        key.get_or_init(|| self.key.of_elements(&self.code(node).identity))
     }
 
     /// Returns the code of a node's step.

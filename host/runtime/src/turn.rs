@@ -57,7 +57,7 @@ pub(crate) async fn first_attempt<'a>(
     let turn = Turn { job: Job::once(node), attempt: 1, delay: Duration::ZERO };
     let carried = pin!(async {
         let element = ElementPart { around: None, element: inputs.item() };
-        let key = inputs.key.of(element, on(run, node, &inputs.values));
+        let key = run.elements_key(node).of(element, on(run, node, &inputs.values));
         attempt(run, turn, key, &inputs.values, begun).await
     });
     unless_it_panics(carried).await
@@ -100,7 +100,7 @@ fn key_of(
 ) -> [u8; 32] {
     let on = on(run, turn.job.node, inputs);
     match element {
-        Some(element) => run.key.of_elements(&code.identity).of(element.part(), on),
+        Some(element) => run.elements_key(turn.job.node).of(element.part(), on),
         None => run.key.of_step(&code.identity, on),
     }
 }

@@ -17,7 +17,6 @@ use super::lanes::Inputs;
 use super::{Admitted, Board, Hand, Run, Running, Turn};
 use crate::call::Called;
 use crate::clock;
-use crate::key::ElementsKey;
 use crate::value::{Payload, Value};
 
 /// The most items in a row. 32: the board is then next to nothing of the quickest steps.
@@ -51,7 +50,6 @@ pub(crate) struct RowInputs {
     pub(crate) values: Inputs,
     /// Which of them is the item.
     at: usize,
-    pub(crate) key: ElementsKey,
 }
 
 impl RowInputs {
@@ -143,8 +141,7 @@ impl Run {
         let values = board.frames.inputs_of_items(plan, node, arities, &self.given);
         let is_item = |input: &Input| input.take == Take::Element;
         let at = plan.inputs(node).iter().position(is_item).expect("what runs for each item takes it");
-        let key = self.key.of_elements(&self.code(node).identity);
-        RowInputs { values, at, key }
+        RowInputs { values, at }
     }
 
     /// Returns whether the next attempt in a row may have what one has had.
