@@ -63,7 +63,7 @@ pub(crate) async fn first_attempt<'a>(
     unless_it_panics(carried).await
 }
 
-/// A panic in the host's part of one turn must not take other executions down.
+/// Carries a turn out, of which a panic in the host's part is a failure: it must not take other executions down.
 async fn unless_it_panics(carried: Pin<&mut impl Future<Output = Called>>) -> Called {
     match AssertUnwindSafe(carried).catch_unwind().await {
         Ok(called) => called,

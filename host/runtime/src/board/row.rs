@@ -29,7 +29,7 @@ pub(crate) struct Row {
     first: (u64, u64),
     /// The results of those that are done.
     done: Vec<Arc<Value>>,
-    /// The one after them, if its attempt has begun and has not given one.
+    /// The attempt at the one after them, if it has begun and has not given a result.
     under_way: Option<UnderWay>,
     /// What has not begun.
     waiting: VecDeque<Bytes>,
